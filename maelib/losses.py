@@ -1,0 +1,140 @@
+"""What training minimises: masked squared error, features compared, and their weighted blend."""
+
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from maelib.masking import mask_to_pixels
+from maelib.model import PIXEL_MEAN, PIXEL_STD, MAEConfig
+from maelib.patches import grid_size, patchify, unpatchify
+
+Features = Callable[[Tensor], Sequence[Tensor]]
+
+
+def target_patches(images: Tensor, patch_size: int, norm_pix: bool = False) -> Tensor:
+    """What the model is to predict, `(B, N, P)`: pixels of `images` `(B, C, H, W)`, or each patch standardised.
+
+    With `norm_pix`, ImageNet-normalised patches minus their mean, over their deviation (He et al. 2022, section 4.1).
+    """
+    if not norm_pix:
+        return patchify(images, patch_size)
+    mean, std = (images.new_tensor(x)[:, None, None] for x in (PIXEL_MEAN, PIXEL_STD))
+    patches = patchify((images - mean) / std, patch_size)
+    variance, mean = patches.var(dim=-1, keepdim=True), patches.mean(dim=-1, keepdim=True)
+    return (patches - mean) / (variance + 1e-6).sqrt()
+
+
+def masked_mse(prediction: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean squared error over hidden patches (He et al. 2022, section 3), a scalar.
+
+    Parameters
+    ----------
+    prediction, target : Tensor
+        `(B, N, P)`, in the same units.
+    mask : Tensor or None
+        `(B, N)` bool, True = hidden. None counts all patches.
+
+    Raises
+    ------
+    ValueError
+        When the shapes differ, or the mask hides nothing.
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(
+            f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ; "
+            "patchify both with one patch_size"
+        )
+    error = (prediction - target).square().mean(dim=-1)  # (B, N, P) -> (B, N)
+    if mask is None:
+        return error.mean()
+    if not mask.any():
+        raise ValueError("the mask hides no patch; hide at least 1, or pass mask=None to count all patches")
+    return (error * mask).sum() / mask.sum()
+
+
+def perceptual_loss(predicted: Tensor, images: Tensor, hole: Tensor, features: Features) -> Tensor:
+    """Mean squared difference of feature maps inside the hole (after Johnson et al. 2016, equation 2), a scalar.
+
+    Every layer counts the same, and each is averaged over the hole alone, so that a larger hole weighs no more.
+
+    Parameters
+    ----------
+    predicted, images : Tensor
+        `(B, C, H, W)` in [0, 1], the repaired image and the truth.
+    hole : Tensor
+        `(B, H, W)` bool, True = hidden.
+    features : callable
+        Images to a sequence of maps `(B, C', H', W')`.
+    """
+    maps = features(predicted)
+    terms = []
+    for ours, truth in zip(maps, features(images), strict=True):
+        weight = F.adaptive_avg_pool2d(hole[:, None].to(ours.dtype), ours.shape[-2:])  # -> (B, 1, H', W')
+        error = (ours - truth.detach()).square().mean(dim=1, keepdim=True)
+        terms.append((error * weight).sum() / weight.sum())
+    return sum(terms) / len(terms)
+
+
+class ReconstructionLoss:
+    """`mse_weight` x masked squared error + `perceptual_weight` x perceptual loss.
+
+    Parameters
+    ----------
+    config : MAEConfig
+        Of the model whose predictions are judged: patch size, and whether it predicts normalised pixels.
+    mse_weight, perceptual_weight : float
+        The blend; 0.6 and 0.4 for `facade_base`. A term of weight 0 costs nothing.
+    features : callable, optional
+        What the perceptual term compares, such as layers of VGG19.
+    all_patches : bool
+        Count visible patches in the squared error as well.
+
+    Raises
+    ------
+    ValueError
+        When a perceptual weight comes without features or with normalised pixels, or the weights are no blend.
+    """
+
+    def __init__(
+        self,
+        config: MAEConfig,
+        mse_weight: float = 1.0,
+        perceptual_weight: float = 0.0,
+        features: Features | None = None,
+        all_patches: bool = False,
+    ) -> None:
+        if min(mse_weight, perceptual_weight) < 0 or mse_weight + perceptual_weight == 0:
+            raise ValueError(
+                f"mse_weight {mse_weight} and perceptual_weight {perceptual_weight} are no blend; "
+                "use weights of 0 or more, one of them above 0"
+            )
+        if perceptual_weight and features is None:
+            raise ValueError(
+                f"perceptual_weight {perceptual_weight} needs features to compare and this version brings no VGG19; "
+                "set perceptual_weight to 0 (on the command line: --perceptual-weight 0), or hand features in"
+            )
+        if perceptual_weight and config.norm_pix:
+            raise ValueError(
+                f"perceptual_weight {perceptual_weight} needs pixels, and a model with norm_pix predicts none; "
+                "set perceptual_weight to 0 or norm_pix to False"
+            )
+        self.config, self.features, self.all_patches = config, features, all_patches
+        self.mse_weight, self.perceptual_weight = mse_weight, perceptual_weight
+
+    def __call__(self, prediction: Tensor, images: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """Scalars `loss` (the blend) and its unweighted terms `mse` and, where it counts, `perceptual`.
+
+        Takes predicted patches `(B, N, P)`, true images `(B, C, H, W)` in [0, 1], mask `(B, N)` bool.
+        """
+        size = self.config.patch_size
+        target = target_patches(images, size, self.config.norm_pix)
+        terms = {"mse": masked_mse(prediction, target, None if self.all_patches else mask)}
+        loss = self.mse_weight * terms["mse"]
+        if self.perceptual_weight:
+            grid = grid_size(tuple(images.shape[2:]), size)
+            hole = mask_to_pixels(mask, size, grid)
+            predicted = unpatchify(prediction, size, grid).where(hole[:, None], images)
+            terms["perceptual"] = perceptual_loss(predicted, images, hole, self.features)
+            loss = loss + self.perceptual_weight * terms["perceptual"]
+        return {"loss": loss, **terms}

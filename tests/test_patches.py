@@ -1,0 +1,101 @@
+"""Patch grids and positions, against naive loops and timm."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maelib.patches import (
+    grid_size,
+    interpolate_positions,
+    patchify,
+    rotary_angles,
+    rotate,
+    sincos_positions,
+    unpatchify,
+)
+
+SIDES = st.integers(1, 5)
+
+
+@given(SIDES, SIDES, st.integers(1, 6), st.integers(1, 4), st.integers(1, 3))
+def test_unpatchify_undoes_patchify(rows, cols, size, channels, batch):
+    images = torch.rand(batch, channels, rows * size, cols * size)
+    patches = patchify(images, size)
+    assert patches.shape == (batch, rows * cols, size * size * channels)
+    assert torch.equal(unpatchify(patches, size, (rows, cols)), images)
+
+
+def test_patchify_equals_a_naive_loop():
+    images = torch.arange(2 * 3 * 4 * 6).reshape(2, 3, 4, 6)
+    for b, patches in enumerate(patchify(images, 2)):
+        for n, patch in enumerate(patches):
+            row, col = divmod(n, 3)
+            expected = [images[b, c, 2 * row + i, 2 * col + j] for i in range(2) for j in range(2) for c in range(3)]
+            assert patch.tolist() == [int(x) for x in expected]
+
+
+def test_a_linear_layer_on_patches_is_a_strided_convolution():
+    convolution = torch.nn.Conv2d(3, 5, kernel_size=4, stride=4)
+    images = torch.rand(2, 3, 8, 12)
+    weight = convolution.weight.permute(0, 2, 3, 1).flatten(1)  # (D, C, p, p) -> (D, P) in patchify's order
+    ours = patchify(images, 4) @ weight.T + convolution.bias
+    torch.testing.assert_close(ours, convolution(images).flatten(2).transpose(1, 2))
+
+
+def test_sincos_positions_hold_column_then_row_as_sines_and_cosines():
+    positions = sincos_positions((2, 3), 8)
+    assert positions.shape == (6, 8)
+    row, col = 1.0, 2.0
+    expected = [f(x * w) for x in (col, row) for f in (torch.sin, torch.cos) for w in torch.tensor([1.0, 0.01])]
+    torch.testing.assert_close(positions[5], torch.stack(expected))
+
+
+def test_interpolation_keeps_a_ramp_and_the_same_grid():
+    ramp = torch.linspace(0, 1, 8)[:, None].expand(8, 8).reshape(64, 1)
+    assert interpolate_positions(ramp, (8, 8), (8, 8)) is ramp
+    wide = interpolate_positions(ramp, (8, 8), (8, 16)).reshape(8, 16)
+    torch.testing.assert_close(wide, ramp.reshape(8, 8)[:, :1].expand(8, 16))
+    tall = interpolate_positions(ramp, (8, 8), (16, 8)).reshape(16, 8)
+    assert (tall.diff(dim=0) > -0.01).all()
+    assert abs(float(tall.mean()) - 0.5) < 1e-3
+
+
+@given(st.integers(-3, 3), st.integers(-3, 3))
+def test_rotary_attention_depends_on_the_offset_alone(down, right):
+    """The product of a rotated query and key is the same wherever a pair with this offset stands."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 16, generator=generator)
+    angles = rotary_angles((7, 7), 16).reshape(7, 7, 8)
+    products = []
+    for row, col in ((3, 3), (3 - min(down, 0) - 3 * (down > 0), 3)):
+        if 0 <= row + down < 7 and 0 <= col + right < 7:
+            q = rotate(query[None, None, None], angles[row, col][None, None])
+            k = rotate(key[None, None, None], angles[row + down, col + right][None, None])
+            products.append((q * k).sum())
+    for product in products[1:]:
+        torch.testing.assert_close(product, products[0], atol=1e-4, rtol=1e-4)  # float32 sines
+
+
+def test_rotation_keeps_lengths():
+    x = torch.randn(2, 3, 6, 8)
+    torch.testing.assert_close(rotate(x, rotary_angles((2, 3), 8)[None]).norm(dim=-1), x.norm(dim=-1))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: grid_size(225, 16), "img_size 225 is not a multiple of patch_size 16; use 224 or 240"),
+        (lambda: grid_size((32, 8), 16), "img_size 8 is not a multiple of patch_size 16; use 16"),
+        (lambda: grid_size(32, 0), "patch_size 0 is below 1"),
+        (lambda: patchify(torch.rand(3, 8, 8), 4), r"images have shape \(3, 8, 8\), expected \(B, C, H, W\)"),
+        (lambda: patchify(torch.rand(1, 3, 9, 8), 4), "img_size 9 is not a multiple of patch_size 4; use 8 or 12"),
+        (lambda: unpatchify(torch.rand(1, 5, 12), 2, (2, 3)), "5 patches do not fill a grid of 2 x 3 = 6"),
+        (lambda: unpatchify(torch.rand(1, 6, 13), 2, (2, 3)), "13 values does not hold 2 x 2 pixels"),
+        (lambda: sincos_positions((2, 2), 6), "dim 6 is not a multiple of 4; use 8"),
+        (lambda: rotary_angles((2, 2), 10), "head_dim 10 is not a multiple of 4"),
+    ],
+)
+def test_bad_input_is_named_with_its_cure(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
