@@ -1,0 +1,84 @@
+# The two commands are `make lab` and `make test`; `make help` lists the rest.
+# Each makes .venv first when it is missing or older than requirements.lock or pyproject.toml.
+
+PYTHON ?= python3
+UV     := $(shell uv --version >/dev/null 2>&1 && echo uv)
+JOBS   ?= 2
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/ready
+FIRST  := notebooks/00_start_here.ipynb
+
+# One thread a worker: with more, torch's threads in different workers fight over the same cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
+NBVAL  := --nbval --nbval-current-env --dist loadscope notebooks
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help lab test test-all setup notebooks picture lock wheel clean
+
+help:       ## list the commands
+	@sed -n 's/^\([a-z-]*\):.*## */make \1: /p' Makefile
+
+# Jupyter refuses to run as root unless it is told that root is meant, as in a container.
+lab: setup  ## open the course in JupyterLab; LAB_ARGS="--no-browser --port 8899" passes through
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/$(FIRST) \
+	    $$([ "$$(id -u)" != 0 ] || echo --allow-root) $(LAB_ARGS)
+
+test: setup ## lint, tests, every notebook
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(PYTEST) $(MARKS)
+	$(PYTEST) $(NBVAL)
+
+test-all: MARKS := -m "slow or not slow"
+test-all: test ## the same, with the tests that take minutes
+
+notebooks: setup ## rebuild and execute the notebooks
+	$(BIN)/python notebooks/build.py
+
+picture: setup ## run the README's example, which draws data/repair.png
+	sed -n '/^```python$$/,/^```$$/p' README.md | sed '/^```/d' > $(VENV)/example.py
+	cd data && ../$(BIN)/python ../$(VENV)/example.py
+
+lock:       ## pin the environment anew (needs uv); LOCK_ARGS=--upgrade moves to newer versions
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+	    --quiet --output-file requirements.lock $(LOCK_ARGS)
+	$(MAKE) setup
+	$(BIN)/pytest -q tests/test_project.py
+
+wheel: setup ## build the wheel into dist/
+	$(BIN)/python -m hatchling build -t wheel
+
+clean:      ## remove what these commands made; your runs/ and data/photos/ stay
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis
+	find maelib tests benchmarks notebooks -name __pycache__ -prune -exec rm -rf {} +
+
+setup: $(READY)
+
+$(READY): $(BIN)/python requirements.lock pyproject.toml
+ifdef UV
+	uv pip install --python $(BIN)/python --require-hashes -r requirements.lock
+	uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+else
+	$(BIN)/python -m pip install --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
+endif
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "maelib needs Python 3.11 or newer, and \`$(PYTHON)\` is: $$($(PYTHON) -V 2>&1)."; \
+	    echo "Install a newer one and name it: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; } >&2
+	rm -rf $(VENV)
+ifdef UV
+	uv venv --quiet --seed --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
+else
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	    echo "\`$(PYTHON)\` cannot make environments: it lacks ensurepip."; \
+	    echo "On Debian or Ubuntu: apt install python3-venv. Anywhere: install uv, which brings its own."; \
+	    exit 1; } >&2
+	$(PYTHON) -m venv $(VENV)
+endif
