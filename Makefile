@@ -9,6 +9,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
 FIRST  := notebooks/00_start_here.ipynb
+# A missing, half-made or orphaned environment (its Python was removed) is made anew.
+ANEW   := $(shell [ -x $(BIN)/python ] && [ -x $(BIN)/pip ] || echo environment)
 
 # One thread a worker: with more, torch's threads in different workers fight over the same cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
@@ -16,7 +18,7 @@ NBVAL  := --nbval --nbval-current-env --dist loadscope notebooks
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test test-all setup notebooks picture lock wheel clean
+.PHONY: help lab test test-all setup environment notebooks picture lock wheel clean
 
 help:       ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## */make \1: /p' Makefile
@@ -58,7 +60,7 @@ clean:      ## remove what these commands made; your runs/ and data/photos/ stay
 
 setup: $(READY)
 
-$(READY): $(BIN)/python requirements.lock pyproject.toml
+$(READY): $(ANEW) requirements.lock pyproject.toml
 ifdef UV
 	uv pip install --python $(BIN)/python --require-hashes -r requirements.lock
 	uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
@@ -68,7 +70,7 @@ else
 endif
 	@touch $@
 
-$(BIN)/python:
+environment:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	    echo "maelib needs Python 3.11 or newer, and \`$(PYTHON)\` is: $$($(PYTHON) -V 2>&1)."; \
 	    echo "Install a newer one and name it: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; } >&2
