@@ -33,7 +33,9 @@ TOP_LEVEL = {
 # A module imports only from rows above its own.
 FLOORS = (
     {"patches", "facade_parts", "photos"},
-    {"masking", "facade_building"},
+    {"masking", "facade_windows"},
+    {"facade_ends"},
+    {"facade_building"},
     {"facade_scene"},
     {"facades"},
     {"model", "metrics", "data", "augment", "plots"},
