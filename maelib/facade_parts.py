@@ -1,270 +1,164 @@
-"""Paint, brush and the parts that facades are made of: windows, doors, shop fronts, balconies.
+"""Colours, styles, paint and the brush that facades are drawn with.
 
 A canvas is an `(H, W)` array of uint32. One number is one pixel, `red | green << 8 | blue << 16 | label << 24`,
 and 0 is clear; so colour and label are drawn together, by one assignment. Positions are canvas pixels, as floats.
 """
 
-from dataclasses import dataclass
 from enum import IntEnum
-from functools import lru_cache
 from random import Random
+from typing import NamedTuple
 
 import numpy as np
 
 Label = IntEnum("Label", "SKY ROOF WALL WINDOW DOOR BALCONY SHOP TRIM SHUTTER GROUND PLANT OBJECT", start=0)
 LABELS = tuple(label.name.lower() for label in Label)
+RGB = tuple[float, float, float]  # 0 to 255
 
-RGB = tuple[float, float, float]
-
-
-def tint(colour: RGB, factor: float, towards: RGB = (0, 0, 0), share: float = 0.0) -> RGB:
-    """`colour` times `factor`, then mixed with `share` of another."""
-    return tuple(c * factor * (1 - share) + t * share for c, t in zip(colour, towards, strict=True))
-
-
-def paint(colour: RGB, label: int) -> int:
-    """One pixel's value; colours run from 0 to 255 and are clipped."""
-    r, g, b = (min(255, max(1, int(c))) for c in colour)
-    return r | g << 8 | b << 16 | label << 24
+STUCCO = ((196, 174, 146), (170, 154, 131), (154, 142, 124), (206, 199, 183), (184, 146, 102), (170, 176, 166),
+          (212, 186, 126), (200, 162, 142), (176, 184, 160), (154, 167, 180), (222, 211, 185), 
+          (184, 130, 98))  # fmt: skip
+BRICK = ((142, 86, 68), (122, 74, 60), (160, 110, 86), (152, 122, 98), (108, 68, 60))
+STONE = ((152, 147, 139), (124, 121, 113), (144, 131, 108), (110, 102, 90), (180, 169, 148), (132, 112, 92))
+CONCRETE = ((160, 163, 158), (134, 134, 131), (192, 189, 182), (104, 112, 116), (176, 168, 152), *STUCCO[:5])
+JOINERY = ((226, 224, 216), (210, 205, 192), (92, 66, 50), (60, 48, 42), (52, 54, 58), (120, 84, 58), (70, 84, 72))
+ACCENT = ((70, 92, 76), (104, 60, 50), (92, 98, 106), (60, 76, 96), (130, 44, 42), (118, 92, 66), (150, 150, 142))
+TILES = ((122, 76, 60), (138, 92, 72), (84, 84, 88), (66, 68, 74), (96, 84, 76), (110, 112, 116))
 
 
-def palette(colour: RGB, label: int, noise: float, units: float = 0.0, joint: RGB | None = None) -> np.ndarray:
-    """Paints `(256,)` for the codes of `grain`: `units` is the contrast between bricks, `noise` that of the speckle."""
-    code = np.arange(256)
-    unit, speckle = code >> 5, (code & 31) / 15.5 - 1
-    level = 1 + noise * speckle + units * (unit - 4) / 3
-    rgb = level[:, None] * np.array(colour)
-    if joint is not None:
-        rgb[:32] = np.array(joint) * (1 + noise * speckle[:32, None])
+class Style(NamedTuple):
+    """Ranges are pairs; single numbers are shares or probabilities."""
+
+    walls: tuple[RGB, ...]
+    masonry: float  # contrast between bricks or blocks
+    bay: tuple[float, float]  # in storey heights
+    width: tuple[float, float]  # of a window, in bays
+    height: tuple[float, float]  # of a window, in storeys
+    arch: float
+    hood: float
+    shutters: float
+    balcony: float
+    relief: float
+    pilaster: float
+    shop: float
+    roof: float
+
+
+STYLES = {
+    "classical": Style(STUCCO, 0.0, (0.5, 0.95), (0.38, 0.54), (0.5, 0.68), 0.2, 0.7, 0.05, 0.25, 0.75, 0.3, 0.3, 0.6),
+    "plain": Style(STUCCO, 0.0, (0.6, 1.1), (0.3, 0.48), (0.44, 0.62), 0.08, 0.1, 0.5, 0.22, 0.3, 0.04, 0.25, 0.8),
+    "brick": Style(BRICK, 0.16, (0.5, 0.95), (0.38, 0.56), (0.48, 0.66), 0.3, 0.4, 0.08, 0.15, 0.6, 0.3, 0.3, 0.5),
+    "stone": Style(STONE, 0.09, (0.5, 0.95), (0.38, 0.56), (0.5, 0.7), 0.4, 0.55, 0.04, 0.25, 0.8, 0.5, 0.3, 0.45),
+    "modern": Style(CONCRETE, 0.02, (0.6, 1.4), (0.5, 0.9), (0.42, 0.62), 0.0, 0.0, 0.08, 0.35, 0.3, 0.3, 0.35, 0.2),
+    "gabled": Style(STUCCO, 0.0, (0.5, 0.9), (0.38, 0.55), (0.48, 0.64), 0.2, 0.3, 0.35, 0.15, 0.45, 0.1, 0.35, 1.0),
+}
+
+
+def mix(colour: RGB, level: float = 1.0, other: RGB = (0, 0, 0), share: float = 0.0) -> RGB:
+    """`colour` times `level`, with `share` of another colour in it."""
+    (r, g, b), (p, q, s), keep = colour, other, level * (1 - share)
+    return r * keep + p * share, g * keep + q * share, b * keep + s * share
+
+
+def paint(colour: RGB, label: int, level: float = 1.0) -> int:
+    """The pixel value of `colour` times `level`."""
+    r, g, b = colour
+    return min(255, int(r * level)) | min(255, int(g * level)) << 8 | min(255, int(b * level)) << 16 | label << 24
+
+
+def palette(rgb: np.ndarray, label: int) -> np.ndarray:
+    """Pixel values `(N,)` of colours `(N, 3)`."""
     r, g, b = rgb.clip(1, 255).astype(np.uint32).T
     return r | g << 8 | b << 16 | np.uint32(label << 24)
 
 
-def grain(shape: tuple[int, int], course: int, length: int, noise: np.random.Generator) -> np.ndarray:
-    """Masonry `(H, W)` uint8: a brick's tone (1-7; 0 is a joint) in the upper 3 bits, speckle in the lower 5."""
+def material(colour: RGB, label: int, speckle: float, units: float = 0.0, joint: RGB | None = None) -> np.ndarray:
+    """Palette `(256,)` for the codes of `masonry`; `units` is the contrast of bricks, `speckle` that within one."""
+    code = np.arange(256)
+    fine = 1 + speckle * ((code & 31) / 15.5 - 1)
+    rgb = (fine + units * ((code >> 5) - 4) / 3)[:, None] * np.array(colour)
+    if joint is not None:
+        rgb[:32] = fine[:32, None] * np.array(joint)
+    return palette(rgb, label)
+
+
+def masonry(shape: tuple[int, int], course: int, noise: np.random.Generator) -> np.ndarray:
+    """Codes `(H, W)` uint8: upper 3 bits a brick's own tone (1 to 7, 0 is a joint), lower 5 bits speckle."""
     height, width = shape
+    length = 3 * course
     rows, cols = height // course + 1, width // length + 3
-    tone = (np.rint(noise.normal(4, 1.3, (rows, cols)).clip(1, 7)).astype(np.uint8)) << 5
+    tone = noise.normal(4.5, 1.3, (rows, cols)).clip(1, 7.9).astype(np.uint8) << 5
     wall = np.repeat(tone, length, axis=1)
     wall[:, ::length] = 0
-    wall[1::2, :width] = wall[1::2, length // 2 : length // 2 + width]
+    wall[1::2, :width] = wall[1::2, length // 2 : length // 2 + width]  # running bond
     wall = np.repeat(wall[:, :width], course, axis=0)[:height]
     wall[::course] = 0
     speckle = np.frombuffer(noise.bytes(height * width), np.uint8).reshape(shape)
-    return wall | ((speckle & 15) + ((speckle >> 4) & 15))
+    return wall | ((speckle & 15) + (speckle >> 4))
 
 
 class Brush:
-    """Draws on one canvas with one light.
+    """Draws on one canvas, in one light.
 
-    `unit` is the height in pixels that sizes are fractions of, `side` is where the light comes from (-1 left, 1 right),
-    `depth` how dark shadows are (0 to 5 eighths), `codes` the masonry that `wall` paints with.
+    `unit` is the height in pixels that sizes are fractions of, `side` where the light comes from (-1 left, 1 right),
+    `depth` how dark shadows are (in eighths), `codes` the masonry that `fill` paints with.
     """
 
-    def __init__(self, canvas: np.ndarray, unit: float, rng: Random, side: int, depth: int, codes: np.ndarray):
+    def __init__(self, canvas: np.ndarray, unit: float, rng: Random, side: int, depth: float, codes: np.ndarray):
         self.canvas, self.unit, self.rng, self.side, self.depth, self.codes = canvas, unit, rng, side, depth, codes
 
     def on(self, canvas: np.ndarray) -> "Brush":
-        """The same brush on another canvas."""
+        """The same brush for another canvas."""
         return Brush(canvas, self.unit, self.rng, self.side, self.depth, self.codes)
 
-    def slices(self, x0: float, y0: float, x1: float, y1: float) -> tuple[slice, slice]:
-        """The box in whole pixels, at least one thick, cut to the canvas."""
-        left, top = int(x0 + 0.5), int(y0 + 0.5)
-        right, bottom = max(left + 1, int(x1 + 0.5)), max(top + 1, int(y1 + 0.5))
-        return slice(max(top, 0), max(bottom, 0)), slice(max(left, 0), max(right, 0))
+    def box(self, x0: float, y0: float, x1: float, y1: float) -> tuple[slice, slice]:
+        """Rows and columns of a box, at least one pixel thick, cut to the canvas."""
+        left, top, right, bottom = int(x0 + 0.5), int(y0 + 0.5), int(x1 + 0.5), int(y1 + 0.5)
+        right, bottom = right if right > left else left + 1, bottom if bottom > top else top + 1
+        rows = slice(top, bottom) if top >= 0 else slice(0, max(bottom, 0))
+        return rows, slice(left, right) if left >= 0 else slice(0, max(right, 0))
 
-    def rect(self, x0: float, y0: float, x1: float, y1: float, value: int) -> None:
-        self.canvas[self.slices(x0, y0, x1, y1)] = value
+    def rect(self, x0: float, y0: float, x1: float, y1: float, colour: RGB, label: int, level: float = 1.0) -> None:
+        self.canvas[self.box(x0, y0, x1, y1)] = paint(colour, label, level)
 
-    def shade(self, x0: float, y0: float, x1: float, y1: float, depth: float, step: int = 1) -> None:
-        """Darken a box (or every `step`-th row of it) by `depth` eighths; labels stay."""
-        rows, cols = self.slices(x0, y0, x1, y1)
-        box = self.canvas[rows.start : rows.stop : step, cols]
-        box -= ((box >> 4) & np.uint32(0x0F0F0F)) * np.uint32(int(2 * depth + 0.5))
-
-    def wall(self, x0: float, y0: float, x1: float, y1: float, paints: np.ndarray) -> None:
-        box = self.slices(x0, y0, x1, y1)
+    def fill(self, x0: float, y0: float, x1: float, y1: float, paints: np.ndarray) -> None:
+        box = self.box(x0, y0, x1, y1)
         self.canvas[box] = paints[self.codes[box]]
 
-    def comb(self, x0: float, y0: float, x1: float, y1: float, step: float, thick: float, value: int) -> None:
-        """Upright bars of `thick`, one every `step`."""
-        rows, cols = self.slices(x0, y0, x1, y1)
+    def shade(self, x0: float, y0: float, x1: float, y1: float, depth: float, step: int = 1) -> None:
+        """Darken a box, or every `step`-th row of it, by `depth` eighths; labels stay."""
+        rows, cols = self.box(x0, y0, x1, y1)
+        part = self.canvas[rows.start : rows.stop : step, cols]
+        part -= ((part >> 4) & np.uint32(0x0F0F0F)) * np.uint32(min(15, int(2 * depth + 0.5)))
+
+    def comb(
+        self, box: tuple[float, ...], step: float, thick: float, colour: RGB, label: int, level: float = 1.0
+    ) -> None:
+        """Upright bars of `thick`, one every `step`, in the box (x0, y0, x1, y1)."""
+        rows, cols = self.box(*box)
         step = max(2, int(step + 0.5))
         for k in range(min(step - 1, max(1, int(thick + 0.5)))):
-            self.canvas[rows, cols.start + k : cols.stop : step] = value
+            self.canvas[rows, cols.start + k : cols.stop : step] = paint(colour, label, level)
 
-    def shape(self, x0: float, y0: float, x1: float, y1: float, inside, value) -> None:
-        """Fill where `inside(u, v)` holds; u and v run from -1 to 1 over the box; `value` is a paint or a palette."""
-        rows, cols = self.slices(x0, y0, x1, y1)
-        box = self.canvas[rows, cols]
-        v = (np.arange(rows.start, rows.start + box.shape[0]) + 0.5 - y0) * (2 / max(1, y1 - y0)) - 1
-        u = (np.arange(cols.start, cols.start + box.shape[1]) + 0.5 - x0) * (2 / max(1, x1 - x0)) - 1
-        source = value if np.ndim(value) == 0 else value[self.codes[rows, cols]]
-        np.copyto(box, np.uint32(source) if np.ndim(value) == 0 else source, where=inside(u[None, :], v[:, None]))
+    def shape(self, x0: float, y0: float, x1: float, y1: float, inside, paints: int | np.ndarray) -> None:
+        """Fill where `inside(u, v)`; u and v run from -1 to 1 over the box. Paints as one value or as a material."""
+        rows, cols = self.box(x0, y0, x1, y1)
+        part = self.canvas[rows, cols]
+        v = (np.arange(rows.start, rows.start + part.shape[0]) + 0.5 - y0) * (2 / max(1, y1 - y0)) - 1
+        u = (np.arange(cols.start, cols.start + part.shape[1]) + 0.5 - x0) * (2 / max(1, x1 - x0)) - 1
+        values = paints[self.codes[rows, cols]] if isinstance(paints, np.ndarray) else np.uint32(paints)
+        np.copyto(part, values, where=inside(u[None, :], v[:, None]))
 
-    def paste(self, stamp: np.ndarray, x: float, y: float) -> None:
-        """Put a stamp with its upper left corner at x, y; its clear pixels change nothing."""
-        left, top = int(x + 0.5), int(y + 0.5)
+    def paste(self, stamp: np.ndarray, left: int, top: int) -> None:
+        """Put a stamp down by its upper left corner; its clear pixels change nothing."""
         stamp = stamp[max(0, -top) :, max(0, -left) :]
         top, left = max(top, 0), max(left, 0)
-        box = self.canvas[top : top + stamp.shape[0], left : left + stamp.shape[1]]
-        stamp = stamp[: box.shape[0], : box.shape[1]]
-        np.copyto(box, stamp, where=stamp != 0)
+        part = self.canvas[top : top + stamp.shape[0], left : left + stamp.shape[1]]
+        stamp = stamp[: part.shape[0], : part.shape[1]]
+        np.copyto(part, stamp, where=stamp != 0)
 
-    def band(self, x0: float, y: float, x1: float, height: float, colour: RGB, reach: float = 0.5) -> None:
+    def band(self, x0: float, y: float, x1: float, height: float, colour: RGB, reach: float = 0.6) -> None:
         """A projecting moulding: bright upper edge, body, dark lower edge, and its shadow on what is below."""
-        self.rect(x0, y, x1, y + height, paint(colour, Label.TRIM))
-        self.rect(x0, y, x1, y + height * 0.3, paint(tint(colour, 1.12), Label.TRIM))
-        self.rect(x0, y + height * 0.75, x1, y + height, paint(tint(colour, 0.72), Label.TRIM))
+        self.rect(x0, y, x1, y + height, colour, Label.TRIM)
+        self.rect(x0, y, x1, y + height * 0.3, colour, Label.TRIM, 1.12)
+        self.rect(x0, y + height * 0.7, x1, y + height, colour, Label.TRIM, 0.66)
         self.shade(x0, y + height, x1, y + height * (1 + reach), self.depth + 1)
-
-
-@lru_cache(maxsize=1)
-def glass_pictures() -> np.ndarray:
-    """What panes show, `(96, 24, 16)` uint8 levels, dark ones first: reflections, curtains, blinds, rooms."""
-    noise = np.random.Generator(np.random.SFC64(11))
-    v, u = np.linspace(0, 1, 24)[:, None], np.linspace(-1, 1, 16)[None, :]
-    pictures = []
-    for _ in range(96):
-        top, bottom = noise.uniform(20, 150), noise.uniform(10, 90)
-        view = top + (bottom - top) * v + 0 * u
-        skyline = noise.uniform(0.2, 1.2) + 0.3 * noise.uniform(-1, 1) * np.sign(u - noise.uniform(-1, 1))
-        view = np.where(v < skyline, view + noise.uniform(0, 90) * (noise.random() < 0.5), view)
-        kind = noise.random()
-        if kind < 0.3:  # drapes at both sides
-            view = np.where(np.abs(u) > noise.uniform(0.3, 0.8) + 0.2 * v, noise.uniform(90, 220), view)
-        elif kind < 0.5:  # net curtain, in folds
-            net = noise.uniform(80, 200) * (1 + 0.12 * np.sin(u * noise.uniform(6, 14)))
-            view = np.where(v > noise.choice([0, 0, 0.45]), 0.25 * view + 0.75 * net, view)
-        elif kind < 0.68:  # blind, let down part of the way
-            slats = noise.uniform(90, 230) * (1 + 0.06 * np.sin(v * 60))
-            view = np.where(v < noise.uniform(0.15, 1.0), slats, view)
-        view = view + noise.normal(0, 10, (24, 16)) + noise.uniform(-14, 14) * np.sign(u)
-        pictures.append(view.clip(0, 255))
-    pictures.sort(key=lambda picture: picture.mean())
-    return np.stack(pictures).astype(np.uint8)
-
-
-@dataclass
-class Window:
-    """A family of windows. Width is in bays, height and sill in storeys, the rest in window widths."""
-
-    width: float
-    height: float
-    sill: float
-    frame: RGB
-    trim: RGB
-    arch: float = 0.0  # rise of the arch; 0.5 is a half circle
-    lights: int = 2  # panes side by side
-    transom: float = 0.0  # where the cross bar is; 0 is none
-    bars: int = 0  # thin bars in each light
-    surround: float = 0.0
-    ledge: bool = True
-    hood: str = "none"  # none, flat, triangle, curve, key
-    apron: bool = False
-    shutters: RGB | None = None
-    balcony: str = "none"  # none, rail, stone, solid
-    posts: int = 0  # wide posts between groups of lights
-
-
-class Stamp:
-    """A family's window at one size: everything but the glass, which every window has its own of."""
-
-    def __init__(self, brush: Brush, window: Window, width: float, height: float):
-        self.window, self.w, self.h = window, max(2, round(width)), max(3, round(height))
-        w, h = self.w, self.h
-        edge = max(1, round(w * window.surround)) if window.surround else 0
-        hood = (
-            0 if window.hood == "none" else max(2, round(w * (0.34 if window.hood in ("triangle", "curve") else 0.2)))
-        )
-        below = max(2, round(h * 0.24)) if window.apron else (max(1, round(w * 0.1)) if window.ledge else 0)
-        self.dx, self.dy = edge + (max(1, w // 8) if hood or window.ledge else 0), edge + hood
-        self.pixels = np.zeros((self.dy + h + below, w + 2 * self.dx), np.uint32)
-        b = brush.on(self.pixels)
-        x, y, trim = self.dx, self.dy, window.trim
-        if edge:
-            b.rect(x - edge, y - edge, x + w + edge, y + h, paint(trim, Label.TRIM))
-            lit = x - edge if brush.side < 0 else x + w + edge - 1
-            b.rect(lit, y - edge, lit + 1, y + h, paint(tint(trim, 1.1), Label.TRIM))
-        if hood:
-            self._hood(b, hood, edge)
-        if window.apron:
-            b.rect(x - edge, y + h, x + w + edge, y + h + below, paint(tint(trim, 0.94), Label.TRIM))
-            b.rect(
-                x + w * 0.12,
-                y + h + below * 0.35,
-                x + w * 0.88,
-                y + h + below * 0.8,
-                paint(tint(trim, 0.82), Label.TRIM),
-            )
-        if window.ledge:
-            b.rect(0, y + h, w + 2 * x, y + h + max(1, h * 0.035), paint(tint(trim, 1.12), Label.TRIM))
-            b.rect(
-                0, y + h + max(1, h * 0.035), w + 2 * x, y + h + max(2, h * 0.06), paint(tint(trim, 0.6), Label.TRIM)
-            )
-        self._frame(b, edge)
-        opening = self.pixels[y : y + h, x : x + w]
-        self.glass = opening == paint((1, 1, 1), Label.WINDOW)
-        self.rows, self.cols = (np.arange(h) * 24 // h)[:, None], np.arange(w) * 16 // w
-        self.dim = np.full((h, w), 16, np.uint16)
-        shadow = max(1, round(0.07 * h))
-        self.dim[:shadow] = 16 - 2 * brush.depth - 2
-        thin = max(1, round(0.05 * w))
-        self.dim[:, slice(0, thin) if brush.side < 0 else slice(w - thin, w)] = 16 - 2 * brush.depth
-
-    def _hood(self, b: Brush, hood: int, edge: int) -> None:
-        w, x, y, trim = self.w, self.dx, self.dy - edge, self.window.trim
-        light, dark = paint(tint(trim, 1.1), Label.TRIM), paint(tint(trim, 0.6), Label.TRIM)
-        thick = max(1, hood * 0.22)
-        if self.window.hood == "key":
-            b.rect(x + w * 0.4, y - hood * 0.6, x + w * 0.6, y + edge + 1, light)
-            b.rect(x + w * 0.6, y - hood * 0.6, x + w * 0.6 + 1, y + edge, dark)
-            return
-        if self.window.hood == "triangle":
-            b.shape(0, y - hood, w + 2 * x, y, lambda u, v: abs(u) < (v + 1) / 2, light)
-            b.shape(x * 0.6, y - hood + thick * 1.4, w + 1.4 * x, y, lambda u, v: abs(u) < (v + 1) / 2, dark)
-        if self.window.hood == "curve":
-            b.shape(0, y - hood, w + 2 * x, y + hood, lambda u, v: (u * u + v * v < 1) & (v < 0), light)
-            b.shape(
-                x * 0.6, y - hood + thick * 1.4, w + 1.4 * x, y + hood, lambda u, v: (u * u + v * v < 1) & (v < 0), dark
-            )
-        b.rect(0, y - 2 * thick, w + 2 * x, y - thick, light)
-        b.rect(0, y - thick, w + 2 * x, y, dark)
-
-    def _frame(self, b: Brush, edge: int) -> None:
-        """Frame and bars; the panes are marked with a paint that nothing else has."""
-        w, h, x, y, window = self.w, self.h, self.dx, self.dy, self.window
-        bar, pane = paint(window.frame, Label.WINDOW), paint((1, 1, 1), Label.WINDOW)
-        thick = max(1, round(w * 0.055))
-        b.rect(x, y, x + w, y + h, bar)
-        b.rect(x + thick, y + thick, x + w - thick, y + h - thick, pane)
-        for i in range(1, window.lights):
-            at = x + w * i / window.lights
-            b.rect(at - thick / 2, y, at + thick / 2, y + h, bar)
-        thin = paint(tint(window.frame, 0.92), Label.WINDOW)
-        for i in range(1, window.bars + 1):
-            b.rect(x, y + h * i / (window.bars + 1), x + w, y + h * i / (window.bars + 1) + 1, thin)
-        if window.transom:
-            b.rect(x, y + h * window.transom - thick / 2, x + w, y + h * window.transom + thick / 2, bar)
-        for i in range(1, window.posts + 1):
-            at = x + w * i / (window.posts + 1)
-            b.rect(at - w * 0.05, y, at + w * 0.05, y + h, paint(window.trim, Label.TRIM))
-        if window.arch:
-            rise = window.arch * w
-            spandrel = paint(window.trim, Label.TRIM) if edge else 0
-            b.shape(x, y, x + w, y + 2 * rise, lambda u, v: (v < 0) & (u * u + v * v > 0.98), spandrel)
-            if edge and window.hood == "none":
-                b.shape(x - edge, y - edge, x + w + edge, y + 2 * rise + edge,
-                        lambda u, v: (v < 0) & (u * u + v * v > 1), 0)  # fmt: skip
-
-    def put(self, brush: Brush, x: float, y: float, picture: np.ndarray, paints: np.ndarray) -> None:
-        """Set a window with its opening's upper left corner at x, y, showing a glass picture in given colours."""
-        left, top = int(x + 0.5), int(y + 0.5)
-        brush.paste(self.pixels, left - self.dx, top - self.dy)
-        r, c = max(0, -top), max(0, -left)
-        box = brush.canvas[top + r : max(0, top + self.h), left + c : max(0, left + self.w)]
-        cut = slice(r, r + box.shape[0]), slice(c, c + box.shape[1])
-        if box.size:
-            levels = picture[self.rows[cut[0]], self.cols[cut[1]]] * self.dim[cut] >> 4
-            np.copyto(box, paints[levels], where=self.glass[cut])

@@ -11,8 +11,8 @@ from random import Random
 
 import numpy as np
 
-from maelib.facade_building import STYLES as _STYLES
-from maelib.facade_parts import LABELS, Brush, grain
+from maelib.facade_parts import LABELS, Brush, Label, masonry
+from maelib.facade_parts import STYLES as _STYLES
 from maelib.facade_scene import WEIGHTS, draw_occluder, draw_scene, light
 
 __all__ = ["LABELS", "STYLES", "Facade", "draw_facade", "draw_images"]
@@ -60,35 +60,30 @@ def draw_facade(seed: int, size: int | tuple[int, int] = 224, *, occluders: bool
         When they are out of range.
     """
     seed, (height, width) = _check_seed(seed), _check_size(size)
-    rng, noise = Random(seed), np.random.Generator(np.random.SFC64(seed))
+    rng, noise, texture = Random(seed), _generator(2 * seed), _generator(2 * seed + 1)
     scale = max(2, min(4, 288 // max(height, width)))
     shape = (height * scale, width * scale)
     unit = min(shape[0], 2 * shape[1])
-    style = rng.choices(STYLES, WEIGHTS)[0]
-    strength = rng.random()
-    depth = 1 + round(2.4 * strength)
-    course = max(2, round(unit * (rng.uniform(0.006, 0.011) if style == "brick" else rng.uniform(0.02, 0.036))))
-    codes = grain(shape, course, 3 * course, noise)
-    brush = Brush(np.empty(shape, np.uint32), unit, rng, rng.choice((-1, 1)), depth, codes)
+    style, sun, side = rng.choices(STYLES, WEIGHTS)[0], rng.random(), rng.choice((-1, 1))
+    course = unit * (rng.uniform(0.006, 0.011) if style == "brick" else rng.uniform(0.02, 0.036))
+    codes = masonry(shape, max(2, round(course)), texture)
+    brush = Brush(np.empty(shape, np.uint32), unit, rng, side, 1.5 + 2 * sun, codes)
     draw_scene(brush, noise, style)
     view = _camera(rng, shape)
-    rgb, labels = _expose(brush.canvas, view, scale)
-    finish = _Finish(rng, noise, (height, width), strength)
-    image = finish(rgb)
+    planes, labels = _expose(brush.canvas, view, scale)
+    finish = _Finish(rng, noise, texture, labels, sun)
+    image = finish(planes)
     if not occluders:
         return Facade(image, labels, style)
-    layer = Brush(np.zeros(shape, np.uint32), unit, Random(2 * seed + 1), brush.side, depth, codes)
-    share = 0.0
-    while share < 0.03:
+    layer = Brush(np.zeros(shape, np.uint32), unit, Random(2 * seed + 1), side, 1.5 + 2 * sun, codes)
+    cover = np.zeros((height, width), np.float32)
+    while np.count_nonzero(cover) < 0.03 * cover.size:
         draw_occluder(layer, noise)
-        cover = (
-            (layer.canvas != 0).ravel().take(view).reshape(height, scale, width, scale).mean((1, 3), dtype=np.float32)
-        )
-        mask = cover > 0
-        share = mask.mean()
+        clear = (layer.canvas == 0).ravel().take(view).reshape(height, scale, width, scale)
+        cover = 1 - clear.mean((1, 3), dtype=np.float32)
     front, _ = _expose(layer.canvas, view, scale)
-    occluded = np.where(mask[..., None], finish(rgb * (1 - cover) + front), image)
-    return Facade(image, labels, style, occluded, mask)
+    occluded = np.where(cover[..., None] > 0, finish(planes * (1 - cover) + front), image)
+    return Facade(image, labels, style, occluded, cover > 0)
 
 
 def draw_images(seeds: Sequence[int], size: int | tuple[int, int] = 224) -> np.ndarray:
@@ -97,6 +92,10 @@ def draw_images(seeds: Sequence[int], size: int | tuple[int, int] = 224) -> np.n
     for image, seed in zip(images, seeds, strict=True):
         image[...] = draw_facade(seed, size).image
     return images
+
+
+def _generator(seed: int) -> np.random.Generator:
+    return np.random.Generator(np.random.SFC64(seed))
 
 
 def _check_seed(seed: int) -> int:
@@ -158,24 +157,24 @@ def _expose(canvas: np.ndarray, view: np.ndarray, scale: int) -> tuple[np.ndarra
 class _Finish:
     """Light, exposure, softness and noise: drawn once, so that two pictures of a scene get the same ones."""
 
-    def __init__(self, rng: Random, noise: np.random.Generator, shape: tuple[int, int], strength: float):
-        warm = rng.gauss(0, 0.03)
-        gain = np.array([1 + warm, 1.0, 1 - warm - 0.02], np.float32) * rng.uniform(0.72, 1.08)
-        self.light = light(rng, noise, shape, strength) * gain[:, None, None]
-        self.contrast = rng.uniform(0.9, 1.3)
-        self.blur = rng.uniform(0.0, 0.2) * min(1.0, min(shape) / 224)
-        self.noise = noise.standard_normal(shape, dtype=np.float32) * rng.uniform(0.5, 4)
+    def __init__(
+        self, rng: Random, noise: np.random.Generator, texture: np.random.Generator, labels: np.ndarray, sun: float
+    ):
+        warm = rng.gauss(0, 0.025)
+        gain = np.array([1 + warm, 1.0, 0.98 - warm], np.float32) * rng.uniform(0.84, 1.08)
+        falling = np.where(labels == Label.SKY, np.float32(1), light(rng, noise, labels.shape, sun))
+        self.light = falling * gain[:, None, None]
+        self.saturation, self.contrast = rng.uniform(0.6, 1.05), rng.uniform(0.95, 1.3)
+        self.blur = rng.uniform(0.0, 0.14) * min(1.0, min(labels.shape) / 224)
+        self.noise = texture.standard_normal(labels.shape, dtype=np.float32) * rng.uniform(0.5, 4)
 
     def __call__(self, planes: np.ndarray) -> np.ndarray:
         planes = planes * self.light
-        if self.blur > 0.02:
-            for axis in (1, 2):
-                inner = np.moveaxis(planes, axis, 1)
-                soft = (1 - 2 * self.blur) * inner
-                soft[:, 1:] += self.blur * inner[:, :-1]
-                soft[:, :-1] += self.blur * inner[:, 1:]
-                soft[:, 0] += self.blur * inner[:, 0]
-                soft[:, -1] += self.blur * inner[:, -1]
-                planes = np.moveaxis(soft, 1, axis)
+        grey = planes.mean(0)
+        planes = grey + (planes - grey) * self.saturation
+        for one, next_, axis in ((np.s_[:, :-1], np.s_[:, 1:], 1), (np.s_[..., :-1], np.s_[..., 1:], 2)):
+            flow = self.blur * np.diff(planes, axis=axis)
+            planes[one] += flow
+            planes[next_] -= flow
         planes = (planes - 118) * self.contrast + 118 + self.noise
         return np.ascontiguousarray(planes.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
