@@ -144,9 +144,10 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, angles: Tensor | None = None, valid: Tensor | None = None) -> Tensor:
         batch, count, dim = x.shape
         qkv = self.qkv(x).reshape(batch, count, 3, self.num_heads, -1)  # (B, N, 3D) -> (B, N, 3, heads, d)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # three of (B, heads, N, d)
+        qkv = qkv.permute(2, 0, 3, 1, 4)  # -> (3, B, heads, N, d)
+        q, k, v = qkv
         if angles is not None:
-            q, k = rotate(q, angles), rotate(k, angles)
+            q, k = rotate(qkv[:2], angles)
         x = attend(q, k, v, valid)
         return self.proj(x.transpose(1, 2).reshape(batch, count, dim))  # (B, heads, N, d) -> (B, N, D)
 

@@ -116,7 +116,7 @@ def rotary_angles(grid_size: tuple[int, int], head_dim: int, base: float = 100.0
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn value pairs `(i, i + d / 2)` of `x` `(B, heads, N, d)` by `angles` `(B or 1, N, d / 2)`."""
+    """Turn value pairs `(i, i + d / 2)` of `x` `(..., B, heads, N, d)` by `angles` `(B or 1, N, d / 2)`."""
     cos, sin = (f(angles)[:, None].to(x.dtype) for f in (torch.cos, torch.sin))  # (B, 1, N, d / 2)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
