@@ -34,15 +34,15 @@ class MAEConfig:
     """side of a patch in pixels"""
     embed_dim: int = 128
     """width of the encoder"""
-    depth: int = 4
+    depth: int = 3
     """blocks of the encoder"""
     num_heads: int = 4
     """attention heads of the encoder"""
-    decoder_embed_dim: int = 96
+    decoder_embed_dim: int = 128
     """width of the decoder"""
-    decoder_depth: int = 2
+    decoder_depth: int = 3
     """blocks of the decoder"""
-    decoder_num_heads: int = 3
+    decoder_num_heads: int = 4
     """attention heads of the decoder"""
     mlp_ratio: float = 4.0
     """width of a block's hidden layer over the block's width"""
@@ -68,6 +68,11 @@ class MAEConfig:
                     f"{part}embed_dim {dim} is not a multiple of {part}num_heads {heads}; "
                     f"use {max(1, dim // max(heads, 1)) * max(heads, 1)} or another number of heads"
                 )
+            if self.rotary and dim // heads % 4:
+                raise ValueError(
+                    f"{part}embed_dim {dim} over {heads} heads is {dim // heads} a head, and rotary positions need a "
+                    f"multiple of 4; use {part}embed_dim {max(1, dim // heads // 4) * 4 * heads}, or rotary False"
+                )
         for name in ("depth", "decoder_depth", "mlp_ratio"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} {getattr(self, name)} is not positive; use 1 or more")
@@ -91,6 +96,15 @@ _VIT = MAEConfig(
 
 CONFIGS: dict[str, MAEConfig] = {
     "facade_tiny": MAEConfig(),
+    "facade_small": MAEConfig(
+        img_size=96,
+        embed_dim=160,
+        depth=3,
+        num_heads=5,
+        decoder_embed_dim=160,
+        decoder_depth=4,
+        decoder_num_heads=5,
+    ),
     "facade_base": MAEConfig(
         img_size=224,
         patch_size=16,

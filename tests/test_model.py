@@ -10,7 +10,8 @@ from maelib.masking import MASKS, mixed_mask, random_mask
 from maelib.model import CONFIGS, Block, MAEConfig, MaskedAutoencoder, attend
 from maelib.patches import patchify
 
-SMALL = MAEConfig(img_size=32, embed_dim=32, depth=2, num_heads=2, decoder_embed_dim=24, decoder_depth=1)
+SMALL = MAEConfig(img_size=32, embed_dim=32, depth=2, num_heads=2, decoder_embed_dim=24, decoder_depth=1,
+                  decoder_num_heads=2)  # fmt: skip
 KINDS = {
     "sincos": replace(SMALL, rotary=False),
     "rotary": SMALL,
@@ -176,6 +177,7 @@ def test_the_originals_configuration_has_its_size():
         (lambda: MAEConfig(embed_dim=130), "embed_dim 130 is not a multiple of num_heads 4; use 128"),
         (lambda: MAEConfig(decoder_num_heads=0), "decoder_num_heads 0"),
         (lambda: MAEConfig(positions="rope"), "positions 'rope' is not known; use 'sincos' or 'learned'"),
+        (lambda: MAEConfig(embed_dim=40), "embed_dim 40 over 4 heads is 10 a head.* use embed_dim 32, or rotary False"),
         (lambda: MAEConfig(depth=0), "depth 0 is not positive"),
         (
             lambda: build(SMALL)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8), random_mask(1, (4, 4), 0.5)),

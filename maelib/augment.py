@@ -1,0 +1,71 @@
+"""Augmentation of whole batches: crop, rotation without black corners, flip, colour jitter."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+
+def to_float(images: Tensor) -> Tensor:
+    """What validation does with a batch: uint8 0..255 to float in [0, 1], nothing else."""
+    return images.float() / 255
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random change of each image of a batch; the randomness comes from the generator it is called with.
+
+    Raises
+    ------
+    ValueError
+        When a range is not one.
+    """
+
+    flip: float = 0.5
+    """probability of a mirrored image"""
+    rotation: float = 0.0
+    """largest rotation to either side, degrees"""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """smallest and largest side of the crop, as a share of the image's"""
+    jitter: float = 0.15
+    """largest relative change of brightness, contrast and saturation"""
+
+    def __post_init__(self) -> None:
+        low, high = self.scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"scale {self.scale} is no range of shares; use 0 < smallest <= largest <= 1")
+        if not 0 <= self.flip <= 1 or not 0 <= self.rotation <= 45 or not 0 <= self.jitter < 1:
+            raise ValueError(
+                f"flip {self.flip}, rotation {self.rotation}, jitter {self.jitter}: "
+                "use a probability, 0 to 45 degrees, 0 to below 1"
+            )
+
+    def __call__(self, images: Tensor, size: int, generator: Generator) -> Tensor:
+        """Images `(B, C, H, W)` uint8 to augmented floats `(B, C, size, size)` in [0, 1]."""
+        x = self._move(to_float(images), size, generator)
+        return self._recolour(x, generator) if self.jitter else x
+
+    def _move(self, x: Tensor, size: int, generator: Generator) -> Tensor:
+        """Crop, rotate and mirror by resampling once; the rotated crop always lies inside the image."""
+        u = torch.rand(5, len(x), generator=generator)
+        mirror = torch.where(u[0] < self.flip, -1.0, 1.0)
+        if self.rotation == 0 and self.scale[0] == 1 and x.shape[2:] == (size, size):
+            return torch.where(mirror[:, None, None, None].to(x.device) < 0, x.flip(3), x)
+        angle = torch.deg2rad((2 * u[1] - 1) * self.rotation)
+        cos, sin = angle.cos(), angle.sin()
+        reach = cos.abs() + sin.abs()  # half the side of the box around a rotated square of half side 1
+        half = (self.scale[0] + (self.scale[1] - self.scale[0]) * u[2]).minimum(1 / reach)
+        centre = (2 * u[3:] - 1) * (1 - half * reach)  # (2, B), coordinates from -1 to 1
+        rows = (half * cos * mirror, -half * sin, centre[0], half * sin * mirror, half * cos, centre[1])
+        theta = torch.stack(rows, dim=1).reshape(-1, 2, 3).to(x.device)  # (B, 6) -> (B, 2, 3)
+        grid = F.affine_grid(theta, [*x.shape[:2], size, size], align_corners=False)
+        return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+    def _recolour(self, x: Tensor, generator: Generator) -> Tensor:
+        """Brightness, contrast about the mean grey, saturation about each pixel's grey; clamped to [0, 1]."""
+        factors = 1 + self.jitter * (2 * torch.rand(3, len(x), 1, 1, 1, generator=generator) - 1)
+        brightness, contrast, saturation = factors.to(x.device)
+        x = x * brightness
+        x = x.mean(dim=(1, 2, 3), keepdim=True).lerp(x, contrast)
+        return x.mean(dim=1, keepdim=True).lerp(x, saturation).clamp(0, 1)

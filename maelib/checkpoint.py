@@ -1,0 +1,108 @@
+"""Checkpoints: one safetensors file that holds the weights and says what model they are of.
+
+A file needs nothing else to be used, runs no code when read, and is replaced in one step, so that a crash while
+writing leaves the previous one.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from maelib.model import MAEConfig, MaskedAutoencoder
+
+
+class CheckpointError(ValueError):
+    """A file is not a checkpoint of this library, or not a whole one."""
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that no reader, and no crash, ever sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write named tensors and a JSON-able description to one safetensors file, atomically."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomic(path, save(tensors, metadata={"maelib": json.dumps(dict(about))}))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote: tensors and description.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such file.
+    CheckpointError
+        When the file is no safetensors file, is cut short, or was not written by maelib.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path} does not exist; train one with `maelib train`, or check the path")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = (file.metadata() or {}).get("maelib")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is no whole safetensors file ({error}); fetch or train it again, or use an earlier checkpoint"
+        ) from error
+    if about is None:
+        raise CheckpointError(f"{path} holds no maelib configuration; it was written by other software")
+    return tensors, json.loads(about)
+
+
+def save_model(path: Path, model: MaskedAutoencoder, about: Mapping[str, Any]) -> None:
+    """Write a model's weights and configuration, with whatever else `about` tells of them (JSON-able)."""
+    save_tensors(path, model.state_dict(), {"model": asdict(model.config), **about})
+
+
+def load_model(path: Path) -> MaskedAutoencoder:
+    """Read a model from a checkpoint, in evaluation mode, on the CPU.
+
+    Raises
+    ------
+    FileNotFoundError, CheckpointError
+        As `load_tensors`; also when configuration and weights do not fit this library.
+    """
+    tensors, about = load_tensors(path)
+    config = about.get("model")
+    known = {field.name for field in fields(MAEConfig)}
+    if not isinstance(config, dict) or set(config) != known:
+        odd = sorted(set(config or {}) ^ known)
+        raise CheckpointError(f"{path} describes another kind of model (differing entries: {odd}); train it again")
+    model = MaskedAutoencoder(MAEConfig(**config))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{path} does not hold the weights it describes: {reason}") from error
+    return model.eval()
+
+
+def data_folder() -> Path:
+    """Where the bundled model and facades lie: `data/` of the repository, or inside the installed package."""
+    package = Path(__file__).parent
+    repository = package.parent / "data"
+    return repository if (repository / "checkpoints").is_dir() else package / "_data"
+
+
+def bundled_checkpoint() -> Path:
+    """Path of the small model that comes with the library, trained on drawn facades alone."""
+    return data_folder() / "checkpoints" / "facade_small.safetensors"

@@ -1,0 +1,224 @@
+"""Facades to train on: from a folder or drawn, split without leakage, augmented batch by batch.
+
+A dataset holds uint8 images `(C, H, W)` and hands out whole batches; augmentation turns a batch into floats in [0, 1].
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from maelib import facades
+from maelib.photos import PHOTO_SUFFIXES, PhotoError, read_photo
+
+TEST_SEEDS = range(900_000_000, 900_000_256)  # never drawn for training; see maelib.evaluate
+
+
+class Images(Dataset):
+    """Equally large images in memory or memory-mapped: uint8 `(N, H, W, C)` inside, `(C, H, W)` tensors outside."""
+
+    def __init__(self, images: np.ndarray, names: Sequence[str]) -> None:
+        self.images, self.names = images, list(names)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: list[int]) -> Tensor:
+        """A batch `(B, C, H, W)` uint8; the loader's `collate_fn` has nothing left to do."""
+        return torch.from_numpy(self.images[np.asarray(indices)]).permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.__getitems__([index])[0]
+
+    def __add__(self, other: "Images") -> "Images":
+        """Both together, in memory."""
+        return Images(np.concatenate([self.images, other.images]), self.names + other.names)
+
+    def subset(self, indices: Sequence[int]) -> "Images":
+        """A dataset of its own, so that nothing set on one part of a split reaches the other."""
+        indices = np.asarray(indices, dtype=int)
+        return Images(self.images[indices], [self.names[i] for i in indices])
+
+
+class StepSampler(Sampler[list[int]]):
+    """Batches of indices for a whole run: one seeded permutation after another, each image once in each.
+
+    The batch of a step depends on seed and step alone, so a run continues at `first_step` as if never interrupted.
+    """
+
+    def __init__(self, count: int, batch_size: int, steps: int, seed: int, first_step: int = 0) -> None:
+        self.count, self.batch_size, self.seed = count, batch_size, seed
+        self.first_step, self.steps = first_step, steps
+
+    def __len__(self) -> int:
+        return self.steps - self.first_step
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, order = -1, None
+        for step in range(self.first_step, self.steps):
+            batch = []
+            for position in range(step * self.batch_size, (step + 1) * self.batch_size):
+                if position // self.count != epoch:
+                    epoch = position // self.count
+                    order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+                batch.append(int(order[position % self.count]))
+            yield batch
+
+
+def resize_to_square(photo: np.ndarray, size: int) -> np.ndarray:
+    """Crop the centre square of uint8 `(H, W, 3)` and resample it (antialiased) to `(size, size, 3)`."""
+    from PIL import Image
+
+    height, width = photo.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = Image.fromarray(photo[top : top + side, left : left + side])
+    return np.asarray(
+        square.resize((size, size), Image.Resampling.LANCZOS if side > size else Image.Resampling.BICUBIC)
+    )
+
+
+def read_folder(folder: Path, size: int, skip_bad: bool = False) -> tuple[Images, list[str]]:
+    """Read every `.npy` array and photo of a folder, in the order of their names, as squares of `size` pixels.
+
+    Takes what `maelib.photos.read_photo` takes: uint8, or floats in 0..1 or 0..255; HWC or CHW; grey, RGB or RGBA.
+
+    Returns
+    -------
+    images : Images
+    skipped : list of str
+        What was wrong with the files left out; empty unless `skip_bad`.
+
+    Raises
+    ------
+    FileNotFoundError
+        When the folder does not exist or holds no image.
+    PhotoError
+        At the first bad file, unless `skip_bad`.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"folder {folder} does not exist; give one with .npy arrays or photos")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)
+    photos, names, skipped = [], [], []
+    for path in paths:
+        try:
+            photos.append(resize_to_square(read_photo(path), size))
+            names.append(path.name)
+        except PhotoError as error:
+            if not skip_bad:
+                raise
+            skipped.append(str(error))
+    if not photos:
+        raise FileNotFoundError(f"folder {folder} holds no image that can be read; put .npy arrays or photos into it")
+    return Images(np.stack(photos), names), skipped
+
+
+def cache_folder() -> Path:
+    """Where drawn pools are kept between runs: `$MAELIB_CACHE`, else `maelib` in the user's cache."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "maelib"
+    return Path(os.environ.get("MAELIB_CACHE", default))
+
+
+def drawn_pool(count: int, size: int, seed: int = 0, workers: int | None = None) -> Images:
+    """Facades drawn once and kept in a memory-mapped file, since drawing each step would cost as much as training.
+
+    The file's name holds a digest of the drawing code: facades drawn by other code are never taken for these.
+
+    Parameters
+    ----------
+    count, size : int
+        How many facades, and their side in pixels.
+    seed : int
+        Pools of different seeds share no facade.
+    workers : int, optional
+        Processes that draw; None uses all cores.
+
+    Raises
+    ------
+    ValueError
+        When `count` is not between 1 and a million, which is the room a seed has.
+    """
+    if not 1 <= count <= 1_000_000 or not 0 <= seed < 900:
+        raise ValueError(f"count {count}, seed {seed}: draw 1 to 1000000 facades with a seed from 0 to 899")
+    code = b"".join(file.read_bytes() for file in sorted(Path(facades.__file__).parent.glob("facade*.py")))
+    digest = hashlib.sha256(code).hexdigest()[:12]
+    path = cache_folder() / f"facades-{digest}-{size}px-seed{seed}-{count}.npy"
+    names = [str(seed * 1_000_000 + i) for i in range(count)]
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        try:
+            pool = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(count, size, size, 3))
+            for start, images in _draw_chunks([int(name) for name in names], size, workers):
+                pool[start : start + len(images)] = images
+            pool.flush()
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return Images(np.load(path, mmap_mode="r"), names)
+
+
+def _draw_chunks(seeds: list[int], size: int, workers: int | None) -> Iterator[tuple[int, np.ndarray]]:
+    """First index and images of each chunk, drawn by several processes where that is worth their start."""
+    from multiprocessing import get_context
+
+    from tqdm import tqdm
+
+    starts = range(0, len(seeds), 250)
+    chunks = [seeds[start : start + 250] for start in starts]
+    workers = min(workers or os.cpu_count() or 1, len(chunks))
+    if workers == 1:
+        yield from ((start, facades.draw_images(chunk, size)) for start, chunk in zip(starts, chunks, strict=True))
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        drawn = pool.map(facades.draw_images, chunks, [size] * len(chunks))
+        yield from zip(starts, tqdm(drawn, "drawing facades", len(chunks), unit="chunk"), strict=True)
+
+
+def near_duplicates(images: Images, most_bits: int = 7) -> np.ndarray:
+    """Group number `(N,)` of each image; near-duplicates share one.
+
+    Two images are near-duplicates when the 64 bits of their difference hash (is a pixel of the 9 x 8 thumbnail
+    brighter than its right neighbour?) differ in at most `most_bits` places. Such a pair agrees in at least one
+    of 8 bytes, so only images that share a byte are compared.
+    """
+    grey = torch.cat([images.__getitems__([i]).float().mean(1, keepdim=True) for i in range(len(images))])
+    thumbs = F.interpolate(grey, size=(8, 9), mode="area")[:, 0]  # (N, 1, H, W) -> (N, 8, 9)
+    codes = np.packbits((thumbs[:, :, 1:] > thumbs[:, :, :-1]).flatten(1).numpy(), axis=1)  # (N, 8) bytes
+    group = np.arange(len(codes))
+    for i, code in enumerate(codes):
+        rivals = i + 1 + np.flatnonzero((codes[i + 1 :] == code).any(axis=1))
+        close = rivals[np.bitwise_count(codes[rivals] ^ code).sum(axis=1) <= most_bits]
+        for other in set(group[close]) - {group[i]}:
+            group[group == other] = group[i]
+    return np.unique(group, return_inverse=True)[1]
+
+
+def split(images: Images, val_share: float, seed: int) -> tuple[Images, Images]:
+    """Training and validation parts: whole files, drawn by seed, near-duplicates on one side.
+
+    Raises
+    ------
+    ValueError
+        When a part would be empty.
+    """
+    groups = near_duplicates(images)
+    order = np.random.default_rng(seed).permutation(groups.max() + 1)
+    wanted = round(val_share * len(images))
+    sizes = np.bincount(groups)[order].cumsum()
+    chosen = order[: np.searchsorted(sizes, wanted) + 1] if wanted else order[:0]
+    in_val = np.isin(groups, chosen)
+    if not 0 < in_val.sum() < len(images):
+        raise ValueError(
+            f"val_share {val_share} of {len(images)} images in {len(order)} groups of near-duplicates leaves a part "
+            "empty; use a share such as 0.2, or more and more varied images"
+        )
+    return images.subset(np.flatnonzero(~in_val)), images.subset(np.flatnonzero(in_val))

@@ -1,0 +1,75 @@
+"""Augmentation: no black corners, values in range, seeded, and separate for every image."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maelib.augment import Augment, to_float
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0, 45), st.floats(0.1, 1), st.integers(0, 99))
+def test_rotation_leaves_no_black_corner(rotation, smallest, seed):
+    """A white image stays white everywhere: nothing from outside the picture comes in."""
+    white = torch.full((8, 3, 24, 24), 255, dtype=torch.uint8)
+    out = Augment(rotation=rotation, scale=(smallest, 1.0), jitter=0)(white, 24, seeded(seed))
+    torch.testing.assert_close(out, torch.ones(8, 3, 24, 24))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(0, 45), st.floats(0.1, 1), st.integers(0, 99))
+def test_the_crop_lies_inside_the_image(rotation, smallest, seed):
+    """On a ramp of coordinates every sampled coordinate is one of the image's, with no border value repeated."""
+    ramp = torch.arange(64, dtype=torch.uint8).mul(4).expand(4, 3, 64, 64)
+    out = Augment(rotation=rotation, scale=(smallest, 1.0), jitter=0, flip=0)(ramp, 64, seeded(seed))
+    angle_spread = out.diff(dim=3).std(dim=(1, 2, 3))  # an affine picture of a ramp has one slope
+    assert angle_spread.max() < 2e-3
+
+
+def test_flip_alone_mirrors_some_and_keeps_the_rest():
+    images = torch.randint(256, (64, 3, 8, 8), dtype=torch.uint8, generator=seeded())
+    out = Augment(scale=(1.0, 1.0), jitter=0)(images, 8, seeded())
+    same = (out == to_float(images)).flatten(1).all(dim=1)
+    mirrored = (out == to_float(images).flip(3)).flatten(1).all(dim=1)
+    assert (same ^ mirrored).all()
+    assert 16 < mirrored.sum() < 48
+
+
+def test_jitter_changes_colours_and_keeps_them_in_range():
+    images = torch.randint(256, (16, 3, 8, 8), dtype=torch.uint8, generator=seeded())
+    out = Augment(flip=0, scale=(1.0, 1.0), jitter=0.5)(images, 8, seeded())
+    assert out.min() >= 0
+    assert out.max() <= 1
+    changes = (out - to_float(images)).mean(dim=(1, 2, 3))
+    assert changes.std() > 0.05  # each image has its own
+
+
+def test_the_generator_decides():
+    images = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8, generator=seeded())
+    augment = Augment(rotation=10)
+    assert torch.equal(augment(images, 16, seeded(1)), augment(images, 16, seeded(1)))
+    assert not torch.equal(augment(images, 16, seeded(1)), augment(images, 16, seeded(2)))
+
+
+def test_another_size_comes_out_as_asked():
+    assert Augment()(torch.zeros(2, 3, 40, 40, dtype=torch.uint8), 32, seeded()).shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": (0.0, 1.0)}, r"scale \(0.0, 1.0\) is no range of shares"),
+        ({"scale": (0.9, 0.5)}, "smallest <= largest"),
+        ({"flip": 1.5}, "flip 1.5"),
+        ({"rotation": 90.0}, "rotation 90.0.*0 to 45 degrees"),
+        ({"jitter": 1.0}, "jitter 1.0"),
+    ],
+)
+def test_bad_ranges_are_named_with_their_cure(options, message):
+    with pytest.raises(ValueError, match=message):
+        Augment(**options)

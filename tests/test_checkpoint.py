@@ -1,0 +1,98 @@
+"""Checkpoints: whole or not there, self-describing, and no code in them."""
+
+import json
+import pickle
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from maelib import checkpoint
+from maelib.checkpoint import CheckpointError, load_model, load_tensors, save_model, save_tensors, write_atomic
+from maelib.masking import random_mask
+from maelib.model import MAEConfig, MaskedAutoencoder
+
+SMALL = MAEConfig(img_size=16, embed_dim=16, depth=1, num_heads=1, decoder_embed_dim=16, decoder_depth=1,
+                  decoder_num_heads=1)  # fmt: skip
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = MaskedAutoencoder(SMALL).eval()
+    save_model(tmp_path / "model.safetensors", model, {"step": 7})
+    return model, tmp_path / "model.safetensors"
+
+
+def test_a_checkpoint_needs_nothing_else_to_predict_the_same_to_the_bit(saved):
+    model, path = saved
+    images, mask = torch.rand(2, 3, 16, 16), random_mask(2, (2, 2), 0.5)
+    again = load_model(path)
+    assert again.config == SMALL
+    assert not again.training
+    assert torch.equal(again(images, mask), model(images, mask))
+
+
+def test_tensors_of_any_kind_and_their_description_come_back(tmp_path):
+    tensors = {"a": torch.arange(6).reshape(2, 3).T, "b": torch.tensor(1.5, dtype=torch.bfloat16)}
+    save_tensors(tmp_path / "x.safetensors", tensors, {"step": 3, "names": ["ä", "b"]})
+    read, about = load_tensors(tmp_path / "x.safetensors")
+    assert about == {"step": 3, "names": ["ä", "b"]}
+    assert all(torch.equal(read[name], tensor) and read[name].dtype == tensor.dtype for name, tensor in tensors.items())
+
+
+def test_a_crash_while_writing_leaves_the_previous_file_and_no_debris(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    write_atomic(path, b"whole")
+
+    def power_cut(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", power_cut)
+    with pytest.raises(OSError, match="no space left"):
+        write_atomic(path, b"half")
+    assert path.read_bytes() == b"whole"
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 0.5, 0.999])
+def test_a_truncated_file_is_refused(saved, keep):
+    path = saved[1]
+    data = path.read_bytes()
+    path.write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
+    with pytest.raises(CheckpointError, match="is no whole safetensors file"):
+        load_model(path)
+
+
+def test_a_pickle_is_refused_and_never_run(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "exploded"), "w"))
+
+    (tmp_path / "model.pth").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(CheckpointError, match="is no whole safetensors file"):
+        load_model(tmp_path / "model.pth")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_other_files_are_refused_with_the_reason(tmp_path, saved):
+    with pytest.raises(FileNotFoundError, match=r"checkpoint .*none.safetensors does not exist; train one"):
+        load_model(tmp_path / "none.safetensors")
+    save_file({"w": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match="holds no maelib configuration"):
+        load_model(tmp_path / "other.safetensors")
+    save_tensors(tmp_path / "old.safetensors", {"w": torch.zeros(1)}, {"model": {"embed_dim": 3, "colour": 1}})
+    with pytest.raises(CheckpointError, match=r"differing entries: .*'colour'"):
+        load_model(tmp_path / "old.safetensors")
+    tensors, about = load_tensors(saved[1])
+    tensors.pop("mask_token")
+    save_tensors(tmp_path / "part.safetensors", tensors, about)
+    with pytest.raises(CheckpointError, match=r"does not hold the weights it describes.*mask_token"):
+        load_model(tmp_path / "part.safetensors")
+
+
+def test_a_configuration_that_cannot_be_is_refused(saved, tmp_path):
+    tensors, about = load_tensors(saved[1])
+    about["model"]["img_size"] = 17
+    save_tensors(tmp_path / "bad.safetensors", tensors, json.loads(json.dumps(about)))
+    with pytest.raises(ValueError, match="img_size 17 is not a multiple of patch_size 8"):
+        load_model(tmp_path / "bad.safetensors")

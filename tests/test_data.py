@@ -1,0 +1,183 @@
+"""Data: what folders give, what is refused, splits without leakage, the drawn pool."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from maelib import data
+from maelib.data import Images, StepSampler, drawn_pool, near_duplicates, read_folder, split
+from maelib.facades import draw_images
+from maelib.photos import PhotoError
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return draw_images(range(40), 64)
+
+
+def test_every_layout_and_range_of_npy_gives_the_same_image(tmp_path, drawn):
+    image = drawn[0]
+    unit = image.astype(np.float32) / 255
+    alpha = np.full((64, 64, 1), 255, np.uint8)
+    layouts = {
+        "a-uint8-hwc": image,
+        "b-uint8-chw": image.transpose(2, 0, 1),
+        "c-unit-hwc": unit,
+        "d-unit-chw": unit.transpose(2, 0, 1).astype(np.float64),
+        "e-float-255": image.astype(np.float32),
+        "f-rgba": np.concatenate([image, alpha], axis=2),
+    }
+    for name, array in layouts.items():
+        np.save(tmp_path / f"{name}.npy", array)
+    images, skipped = read_folder(tmp_path, 64)
+    assert images.names == [f"{name}.npy" for name in layouts]
+    assert skipped == []
+    for i in range(len(layouts)):
+        assert torch.equal(images[i], torch.from_numpy(image).permute(2, 0, 1)), images.names[i]
+
+
+def test_grey_arrays_become_three_equal_channels(tmp_path):
+    grey = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64).astype(np.uint8)
+    np.save(tmp_path / "a.npy", grey)
+    np.save(tmp_path / "b.npy", grey[..., None])
+    images, _ = read_folder(tmp_path, 64)
+    assert all(torch.equal(images[i], torch.from_numpy(grey).expand(3, 64, 64)) for i in range(2))
+
+
+def test_photos_and_arrays_are_read_in_the_order_of_their_names(tmp_path, drawn, monkeypatch):
+    Image.fromarray(drawn[1]).save(tmp_path / "b.png")
+    np.save(tmp_path / "c.npy", drawn[2])
+    np.save(tmp_path / "a.npy", drawn[0])
+    (tmp_path / "notes.txt").write_text("not an image")
+    images, _ = read_folder(tmp_path, 64)
+    assert images.names == ["a.npy", "b.png", "c.npy"]
+    assert np.array_equal(images.images, drawn[:3])
+
+
+def test_photos_are_cropped_to_their_centre_square(tmp_path):
+    wide = np.zeros((32, 96, 3), np.uint8)
+    wide[:, 32:64] = 200
+    np.save(tmp_path / "wide.npy", wide)
+    images, _ = read_folder(tmp_path, 32)
+    assert (images[0] == 200).all()
+
+
+BAD = {
+    "text.npy": (lambda p: p.write_text("hello"), "text.npy"),
+    "objects.npy": (lambda p: np.save(p, np.array([{"a": 1}], dtype=object), allow_pickle=True), "objects.npy"),
+    "nan.npy": (lambda p: np.save(p, np.full((32, 32, 3), np.nan)), "nan.npy"),
+    "negative.npy": (lambda p: np.save(p, np.full((32, 32, 3), -1.0)), "negative.npy"),
+    "large.npy": (lambda p: np.save(p, np.full((32, 32, 3), 256.5)), "large.npy"),
+    "flat.npy": (lambda p: np.save(p, np.zeros(12, np.uint8)), "flat.npy"),
+    "five.npy": (lambda p: np.save(p, np.zeros((32, 32, 5), np.uint8)), "five.npy"),
+    "empty.npy": (lambda p: np.save(p, np.zeros((0, 32, 3), np.uint8)), "empty.npy"),
+    "complex.npy": (lambda p: np.save(p, np.zeros((32, 32, 3), np.complex64)), "complex.npy"),
+    "cut.npy": (lambda p: p.write_bytes(b"\x93NUMPY\x01\x00"), "cut.npy"),
+    "broken.png": (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\nnope"), "broken.png"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_named_with_its_cure_or_listed_and_skipped(tmp_path, drawn, name):
+    make, message = BAD[name]
+    np.save(tmp_path / "good.npy", drawn[0])
+    make(tmp_path / name)
+    with pytest.raises(PhotoError, match=message) as error:
+        read_folder(tmp_path, 32)
+    assert ";" in str(error.value) or ":" in str(error.value)  # what is wrong, and the cure
+    images, skipped = read_folder(tmp_path, 32, skip_bad=True)
+    assert images.names == ["good.npy"]
+    assert len(skipped) == 1
+    assert name in skipped[0]
+
+
+def test_pickled_arrays_are_never_run(tmp_path, drawn):
+    class Bomb:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "exploded"),))
+
+    np.save(tmp_path / "bomb.npy", np.array([Bomb()], dtype=object), allow_pickle=True)
+    with pytest.raises(PhotoError):
+        read_folder(tmp_path, 32)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_missing_and_empty_folders_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"folder .*gone does not exist"):
+        read_folder(tmp_path / "gone", 32)
+    with pytest.raises(FileNotFoundError, match="holds no image that can be read"):
+        read_folder(tmp_path, 32)
+
+
+def test_near_duplicates_stay_on_one_side(drawn):
+    noise = np.random.default_rng(0).integers(-6, 7, drawn.shape)
+    copies = np.clip(drawn + noise, 0, 255).astype(np.uint8)  # the same facades, photographed again
+    images = Images(np.concatenate([drawn, copies]), [str(i) for i in range(80)])
+    groups = near_duplicates(images)
+    assert (groups[:40] == groups[40:]).mean() > 0.9
+    for seed in range(5):
+        train, val = split(images, 0.25, seed)
+        sides = [{int(name) % 40 for name in part.names} for part in (train, val)]
+        leaked = sides[0] & sides[1]
+        assert all(groups[i] != groups[i + 40] for i in leaked)
+        assert len(leaked) <= 4
+
+
+def test_distinct_facades_are_not_taken_for_duplicates(drawn):
+    groups = near_duplicates(Images(drawn, [str(i) for i in range(40)]))
+    assert len(np.unique(groups)) >= 38
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 40), st.floats(0.1, 0.9), st.integers(0, 99))
+def test_a_split_parts_the_files_and_repeats_by_seed(drawn, count, share, seed):
+    images = Images(drawn[:count], [f"{i}.npy" for i in range(count)])
+    try:
+        train, val = split(images, share, seed)
+    except ValueError as error:
+        assert "leaves a part empty" in str(error)  # noqa: PT017
+        return
+    assert sorted(train.names + val.names) == sorted(images.names)
+    assert len(val) >= round(share * count)
+    assert split(images, share, seed)[1].names == val.names
+    val.images[:] = 0  # what happens to one part does not reach the other
+    assert train.images.any()
+
+
+def test_a_pool_is_drawn_once_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAELIB_CACHE", str(tmp_path))
+    pool = drawn_pool(6, 32, seed=3, workers=1)
+    assert np.array_equal(pool.images, draw_images(range(3_000_000, 3_000_006), 32))
+    monkeypatch.setattr(data.facades, "draw_images", None)  # drawing again would fail
+    assert np.array_equal(drawn_pool(6, 32, seed=3).images, pool.images)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_several_processes_draw_what_one_draws(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAELIB_CACHE", str(tmp_path / "a"))
+    two = np.array(drawn_pool(300, 32, workers=2).images)
+    monkeypatch.setenv("MAELIB_CACHE", str(tmp_path / "b"))
+    assert np.array_equal(two, drawn_pool(300, 32, workers=1).images)
+
+
+def test_a_pool_that_makes_no_sense_is_refused():
+    with pytest.raises(ValueError, match="count 0, seed 0"):
+        drawn_pool(0, 32)
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 20), st.integers(1, 30), st.integers(1, 12), st.integers(0, 99), st.data())
+def test_each_image_comes_once_an_epoch_and_a_resumed_run_goes_on_alike(count, batch, steps, seed, draw):
+    order = [i for batch_ in StepSampler(count, batch, steps, seed) for i in batch_]
+    assert len(order) == steps * batch
+    for epoch in range(len(order) // count):
+        assert sorted(order[epoch * count : (epoch + 1) * count]) == list(range(count))
+    first = draw.draw(st.integers(0, steps))
+    resumed = StepSampler(count, batch, steps, seed, first)
+    assert [i for batch_ in resumed for i in batch_] == order[first * batch :]
+    assert len(resumed) == steps - first
