@@ -1,0 +1,76 @@
+"""What a run writes down: a CSV log, its curves, and pictures of what the model repairs."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from maelib.masking import mask_to_pixels
+from maelib.model import MaskedAutoencoder
+from maelib.patches import unpatchify
+from maelib.plots import mask_overlay, show_curves, show_images
+
+
+class CsvLog:
+    """Rows of numbers in `path`, one a log interval; a run that resumes drops the rows after its step.
+
+    The columns are those of the first row.
+    """
+
+    def __init__(self, path: Path, first_step: int = 0) -> None:
+        self.path = Path(path)
+        self.rows = [row for row in read_log(path) if row["step"] <= first_step] if first_step else []
+        self._rewrite()
+
+    def _rewrite(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("w", newline="") as file:
+            if self.rows:
+                writer = csv.DictWriter(file, self.rows[0])
+                writer.writeheader()
+                writer.writerows(self.rows)
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Append one row, which must hold `step`, and bring it to the disk."""
+        self.rows.append(dict(row))
+        if len(self.rows) == 1:
+            return self._rewrite()
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.rows[0]).writerow(row)
+        return None
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """Rows of a run's `log.csv`; empty when there is no such file."""
+    if not Path(path).is_file():
+        return []
+    with Path(path).open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def save_curves(rows: list[dict[str, float]], path: Path) -> None:
+    """Draw loss and hole PSNR of a log over its steps, two PNG files: `path` with -loss and -psnr in the name."""
+    steps = [row["step"] for row in rows]
+    for kind, unit in (("loss", "loss"), ("psnr", "hole PSNR, dB")):
+        series = {name: [row[name] for row in rows] for name in rows[0] if kind in name}
+        figure = show_curves(series, x=steps, xlabel="step", ylabel=unit)
+        figure.savefig(path.with_name(f"{path.stem}-{kind}.png"))
+
+
+@torch.no_grad()
+def save_reconstructions(model: MaskedAutoencoder, images: Tensor, mask: Tensor, path: Path) -> None:
+    """Draw a PNG with a row per image: original, masked, the bare prediction, the repair.
+
+    Takes `images` `(B, C, H, W)` in [0, 1] and `mask` `(B, N)`, on the model's device.
+    """
+    size = model.config.patch_size
+    grid = (images.shape[2] // size, images.shape[3] // size)
+    repaired = model.reconstruct(images, mask)
+    columns = {"original": images, "masked": mask_overlay(images, mask_to_pixels(mask, size, grid))}
+    if not model.config.norm_pix:  # normalised pixels have no picture of their own
+        columns["prediction"] = unpatchify(model(images, mask), size, grid).clamp(0, 1).float()
+    columns["repaired"] = repaired
+    rows = [[column[i].cpu() for column in columns.values()] for i in range(len(images))]
+    show_images(rows, titles=list(columns)).savefig(path)

@@ -1,0 +1,284 @@
+"""Training: one configuration, one loop, everything a run leaves behind."""
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader
+
+from maelib import checkpoint
+from maelib.augment import Augment, to_float
+from maelib.data import Images, StepSampler, drawn_pool, read_folder, split
+from maelib.evaluate import HOLES
+from maelib.losses import ReconstructionLoss
+from maelib.masking import MASKS, hidden_count
+from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder
+from maelib.optim import make_optimizers, rate
+from maelib.tracking import CsvLog, save_curves, save_reconstructions
+from maelib.validation import Validation
+
+VALIDATION_SEED = 899  # of the drawn pool that no training draws from
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a training run. The defaults train `facade_tiny` in a few minutes on two cores."""
+
+    out: Path = Path("runs/facade_tiny")
+    """folder of the run: model.safetensors, state.safetensors, log.csv, config.json, curves and repairs as PNG"""
+    model: MAEConfig = CONFIGS["facade_tiny"]
+    """shape of the model"""
+    data: Path | None = None
+    """folder of .npy arrays and photos to learn from; without one, drawn facades are used"""
+    drawn: int | None = None
+    """facades to draw into the training pool; by default 20000 without a folder, 0 with one"""
+    val_share: float = 0.2
+    """share of the folder's files kept for validation"""
+    skip_bad: bool = False
+    """list bad files and leave them out instead of stopping at the first"""
+    augment: Augment = field(default_factory=Augment)
+    """random changes of the training images"""
+    steps: int = 4000
+    """optimiser steps"""
+    batch_size: int = 32
+    """images a step"""
+    mask: Literal["random", "block", "multi_block", "grid", "square", "mixed"] = "mixed"
+    """which patches to hide"""
+    mask_ratio: tuple[float, float] = (0.25, 0.75)
+    """share of patches to hide, drawn anew for each step between these two"""
+    mse_weight: float = 1.0
+    """weight of the masked squared error"""
+    perceptual_weight: float = 0.0
+    """weight of the perceptual loss"""
+    all_patches: bool = False
+    """count visible patches in the squared error as well"""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """muon: Muon for the blocks' matrices, AdamW for the rest; adamw: AdamW for all"""
+    lr: float = 4e-3
+    """highest learning rate, reached at the end of the warm-up"""
+    weight_decay: float = 0.01
+    """for matrices only: norms, biases, tokens and positions are never decayed"""
+    warmup: float = 0.05
+    """share of the steps over which the rate rises"""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """auto: bf16 where the device computes it natively"""
+    seed: int = 0
+    """of weights, order, masks and augmentation"""
+    eval_every: int = 500
+    """steps between validations, log rows and checkpoints"""
+    val_images: int = 128
+    """most images to validate on"""
+    resume: bool = False
+    """go on from the run's last checkpoint"""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "eval_every", "val_images", "lr"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} {getattr(self, name)} is not positive; use more than 0")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup {self.warmup} is no share of the steps; use 0 to below 1, such as 0.05")
+        if not self.mask_ratio[0] <= self.mask_ratio[1]:
+            raise ValueError(f"mask_ratio {self.mask_ratio} runs backwards; put the lower ratio first")
+        for ratio in self.mask_ratio:
+            hidden_count(self.model.grid_size, ratio)
+
+
+RECIPES: dict[str, TrainConfig] = {
+    "facade_tiny": TrainConfig(),
+    "facade_small": TrainConfig(
+        out=Path("runs/facade_small"), model=CONFIGS["facade_small"], steps=5000, lr=3e-3, eval_every=250
+    ),
+    "facade_base": TrainConfig(
+        out=Path("runs/facade_base"),
+        model=CONFIGS["facade_base"],
+        augment=Augment(rotation=10.0, scale=(0.8, 1.0), jitter=0.2),
+        steps=100_000,
+        batch_size=16,
+        mask="block",
+        mask_ratio=(0.5, 0.5),
+        mse_weight=0.6,
+        perceptual_weight=0.4,
+        optimizer="adamw",
+        lr=3e-4,
+    ),
+}
+
+
+def load_images(config: TrainConfig) -> tuple[Images, Images, list[str]]:
+    """Training images, validation images and the complaints about skipped files, as the configuration asks."""
+    size, skipped = config.model.img_size, []
+    drawn = config.drawn if config.drawn is not None else (0 if config.data else 20_000)
+    if config.data is None:
+        if not drawn:
+            raise ValueError("drawn 0 and no data folder leave nothing to learn from; give one of them")
+        return drawn_pool(drawn, size), drawn_pool(config.val_images, size, VALIDATION_SEED), skipped
+    images, skipped = read_folder(config.data, size, config.skip_bad)
+    train_images, val_images = split(images, config.val_share, config.seed)
+    if drawn:
+        train_images = train_images + drawn_pool(drawn, size)
+    return train_images, val_images, skipped
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the device computes bf16 products natively, which is where bf16 is the faster precision."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
+    return False
+
+
+def _accelerator(config: TrainConfig):
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()  # an earlier run in this process may have used another precision
+    device = Accelerator().device
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and native_bf16(device))
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision="bf16" if bf16 else "no")
+
+
+def _save(config: TrainConfig, model: MaskedAutoencoder, optimizers: list, step: int) -> None:
+    """Write the model, and beside it what resuming needs."""
+    state = {
+        f"{i}.{j}.{name}": torch.as_tensor(value)
+        for i, optimizer in enumerate(optimizers)
+        for j, entry in optimizer.state_dict()["state"].items()
+        for name, value in entry.items()
+    }
+    checkpoint.save_tensors(config.out / "state.safetensors", {**state, **_named(model)}, {"step": step})
+    checkpoint.save_model(config.out / "model.safetensors", model, {"step": step, "training": _plain(config)})
+
+
+def _named(model: MaskedAutoencoder) -> dict[str, Tensor]:
+    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def _load(config: TrainConfig, model: MaskedAutoencoder, optimizers: list) -> int:
+    """Put model and optimisers back to the run's last checkpoint; returns its step."""
+    tensors, about = checkpoint.load_tensors(config.out / "state.safetensors")
+    model.load_state_dict({name: tensors.pop(f"model.{name}") for name in model.state_dict()})
+    for i, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            owner, parameter, name = key.split(".", 2)
+            if int(owner) == i:
+                state.setdefault(int(parameter), {})[name] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return about["step"]
+
+
+def _plain(config: TrainConfig) -> dict:
+    """The configuration as JSON holds it."""
+    return json.loads(json.dumps(asdict(config), default=str))
+
+
+@contextmanager
+def stop_requests() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set, so that a step is finished before the run stops.
+
+    A second Ctrl-C stops at once. Outside the main thread signals cannot be caught, and nothing changes.
+    """
+    event = threading.Event()
+
+    def request(number: int, frame: object) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def train(config: TrainConfig) -> Path:
+    """Train a model as `config` says and return the checkpoint it ends with, `config.out / "model.safetensors"`.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        After Ctrl-C, once the step in work is finished and saved; `resume` goes on from there.
+    FileExistsError
+        When `config.out` holds a run already and `resume` is not set.
+    ValueError, FileNotFoundError
+        When data or configuration do not allow training; the message says what to change.
+    """
+    from tqdm import tqdm
+
+    if (config.out / "log.csv").exists() and not config.resume:
+        raise FileExistsError(f"{config.out} holds a run already; resume it (--resume) or choose another --out")
+    loss_function = ReconstructionLoss(
+        config.model, config.mse_weight, config.perceptual_weight, all_patches=config.all_patches
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = MaskedAutoencoder(config.model)
+    optimizers = make_optimizers(model, config.optimizer, config.lr, config.weight_decay)
+    first_step = _load(config, model, optimizers) if config.resume else 0
+    train_images, val_images, skipped = load_images(config)
+
+    size, grid, (low, high) = config.model.img_size, config.model.grid_size, config.mask_ratio
+    accelerator = _accelerator(config)
+    sampler = StepSampler(len(train_images), config.batch_size, config.steps, config.seed, first_step)
+    loader = DataLoader(train_images, batch_sampler=sampler, collate_fn=lambda batch: batch, generator=Generator())
+    model, loader, *optimizers = accelerator.prepare(model, loader, *optimizers)
+    bare = accelerator.unwrap_model(model)
+    val_images = to_float(val_images.__getitems__(list(range(min(len(val_images), config.val_images)))))
+    validation = Validation(val_images.to(accelerator.device), config.model, config.mask, (low + high) / 2)
+    log = CsvLog(config.out / "log.csv", first_step)
+    checkpoint.write_atomic(config.out / "config.json", json.dumps(_plain(config), indent=2).encode())
+
+    done, losses = first_step, []
+    with tqdm(total=config.steps * config.batch_size, unit="img", unit_scale=True) as bar, stop_requests() as stop:
+        bar.update(done * config.batch_size)
+        for complaint in skipped:
+            bar.write(f"skipped: {complaint}", file=sys.stderr)
+        for batch in loader:
+            generator = Generator().manual_seed(config.seed * 1_000_003 + done)  # as if never interrupted
+            images = config.augment(batch, size, generator)
+            ratio = low + (high - low) * torch.rand((), generator=generator).item()
+            mask = MASKS[config.mask](len(images), grid, ratio, generator).to(accelerator.device)
+            loss = loss_function(model(images, mask), images, mask)["loss"]
+            accelerator.backward(loss)
+            share = rate(done, config.steps, config.warmup)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = config.lr * share
+                optimizer.step()
+                optimizer.zero_grad()
+            losses.append(loss.detach())
+            done += 1
+            bar.update(len(images))
+            if done % config.eval_every == 0 or done == config.steps:
+                row = {"step": done, "lr": config.lr * share, "train_loss": torch.stack(losses).mean().item()}
+                losses = []
+                log.add(row | validation(model, loss_function))
+                bar.set_postfix({name: f"{value:.3g}" for name, value in log.rows[-1].items() if "psnr" in name})
+                _save(config, bare, optimizers, done)
+            if stop.is_set():
+                break
+        if done < config.steps:
+            _save(config, bare, optimizers, done)
+            bar.write(f"stopped after {done} steps; go on with --resume --out {config.out}", file=sys.stderr)
+            raise KeyboardInterrupt
+    save_curves(log.rows, config.out / "curves.png")
+    for name in HOLES:
+        path = config.out / f"repairs-{name.replace(' ', '-').replace('%', '')}.png"
+        save_reconstructions(bare, validation.images[:6], validation.masks[name][:6], path)
+    return config.out / "model.safetensors"

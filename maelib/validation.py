@@ -1,0 +1,42 @@
+"""How a model in training does, on images and masks that never change."""
+
+import torch
+from torch import Generator, Tensor
+
+from maelib.evaluate import HOLES
+from maelib.losses import ReconstructionLoss
+from maelib.masking import MASKS, mask_to_pixels
+from maelib.metrics import hole_psnr
+from maelib.model import MAEConfig, MaskedAutoencoder
+
+
+class Validation:
+    """Fixed images under fixed masks, so that its curve moves with the model alone.
+
+    Takes `images` `(B, C, H, W)` in [0, 1] and the masks of the training: strategy and ratio.
+    """
+
+    def __init__(self, images: Tensor, config: MAEConfig, mask: str, mask_ratio: float) -> None:
+        self.images, self.size, self.grid = images, config.patch_size, config.grid_size
+        self.masks = {
+            name: MASKS[kind](len(images), self.grid, ratio, Generator().manual_seed(i)).to(images.device)
+            for i, (name, (kind, ratio)) in enumerate(({"val_loss": (mask, mask_ratio)} | HOLES).items())
+        }
+
+    @torch.no_grad()
+    def __call__(self, model: MaskedAutoencoder, loss: ReconstructionLoss) -> dict[str, float]:
+        """Loss under the training's masks, on the training's scale, and hole PSNR in dB for each kind of hole."""
+        model.eval()
+        row, chunks = {}, range(0, len(self.images), 32)
+        for name, mask in self.masks.items():
+            values = []
+            for i in chunks:
+                images, hidden = self.images[i : i + 32], mask[i : i + 32]
+                if name == "val_loss":
+                    values += [loss(model(images, hidden), images, hidden)["loss"]] * len(images)
+                else:
+                    repaired = model.reconstruct(images, hidden)
+                    values += hole_psnr(repaired, images, mask_to_pixels(hidden, self.size, self.grid))
+            row[name if name == "val_loss" else f"psnr {name}"] = float(torch.stack(values).mean())
+        model.train()
+        return row

@@ -1,0 +1,218 @@
+"""Training: the schedule, the groups, and runs that repeat, resume and stop well."""
+
+import csv
+import json
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from maelib import checkpoint, train
+from maelib.augment import Augment, to_float
+from maelib.checkpoint import load_model, load_tensors
+from maelib.facades import draw_images
+from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder
+from maelib.optim import make_optimizers, parameter_groups, rate
+from maelib.tracking import CsvLog, read_log
+from maelib.train import RECIPES, TrainConfig
+from maelib.validation import Validation
+
+SMALL = MAEConfig(img_size=32, embed_dim=32, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
+                  decoder_num_heads=1)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("facades")
+    for i, image in enumerate(draw_images(range(24), 32)):
+        np.save(path / f"{i:02d}.npy", image)
+    return path
+
+
+@pytest.fixture
+def config(folder, tmp_path):
+    return TrainConfig(
+        out=tmp_path / "run", model=SMALL, data=folder, steps=6, batch_size=4, eval_every=3, precision="float32"
+    )
+
+
+def weights(path):
+    return load_tensors(path)[0]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_rate_rises_to_exactly_1_and_falls_to_nearly_0():
+    rates = [rate(step, 200, 0.1) for step in range(200)]
+    assert max(rates) == rates[19] == rates[20] == 1
+    assert rates[0] == pytest.approx(1 / 20)
+    assert np.all(np.diff(rates[:20]) > 0)
+    assert np.all(np.diff(rates[20:]) < 0)
+    assert rates[-1] < 1e-3
+    assert rate(0, 10, 0.0) == 1
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_every_parameter_is_trained_once_and_only_matrices_decay(optimizer):
+    model = MaskedAutoencoder(replace(SMALL, class_token=True, positions="learned"))
+    optimizers = make_optimizers(model, optimizer, lr=1e-3, weight_decay=0.1)
+    decay = {p: group["weight_decay"] for o in optimizers for group in o.param_groups for p in group["params"]}
+    assert set(decay) == {p for p in model.parameters() if p.requires_grad}
+    assert sum(len(group["params"]) for o in optimizers for group in o.param_groups) == len(decay)
+    undecayed = {name for name, p in model.named_parameters() if not decay[p]}
+    expected = {n for n, p in model.named_parameters() if p.ndim == 1} | {
+        "cls_token", "mask_token", "pos_embed", "decoder_pos_embed"
+    }  # fmt: skip
+    assert undecayed == expected
+    assert len(parameter_groups(model)["hidden"]) == 8
+
+
+def test_a_run_leaves_everything_behind_and_learns(config):
+    path = train.train(replace(config, steps=60, eval_every=2, lr=5e-3))
+    model = load_model(path)
+    assert model.config == SMALL
+    names = {file.name for file in config.out.iterdir()}
+    assert {"model.safetensors", "state.safetensors", "log.csv", "config.json", "curves-loss.png", "curves-psnr.png",
+            "repairs-block-25.png", "repairs-block-50.png", "repairs-random-75.png"} <= names  # fmt: skip
+    rows = read_log(config.out / "log.csv")
+    assert [row["step"] for row in rows] == list(range(2, 61, 2))
+    assert rows[-1]["val_loss"] < 0.8 * rows[0]["val_loss"]
+    assert rows[-1]["psnr block 50%"] > rows[0]["psnr block 50%"]
+    assert json.loads((config.out / "config.json").read_text())["model"]["embed_dim"] == 32
+
+
+def test_same_seed_same_weights_to_the_bit(config, tmp_path):
+    first = weights(train.train(config))
+    state = torch.get_rng_state()
+    again = weights(train.train(replace(config, out=tmp_path / "again")))
+    assert torch.equal(torch.get_rng_state(), state)  # and the global generator is left alone
+    other = weights(train.train(replace(config, out=tmp_path / "other", seed=1)))
+    assert same(first, again)
+    assert not same(first, other)
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_an_interrupted_run_goes_on_to_the_same_weights(config, tmp_path, monkeypatch, optimizer):
+    config = replace(config, optimizer=optimizer)
+    whole = weights(train.train(config))
+    half = replace(config, out=tmp_path / "half")
+    calls = []
+
+    def ctrl_c(self, images, size, generator):
+        calls.append(1)
+        if len(calls) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, images, size, generator)
+
+    original = Augment.__call__
+    with monkeypatch.context() as patch:
+        patch.setattr(Augment, "__call__", ctrl_c)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(half)
+    load_model(half.out / "model.safetensors")  # usable as it is
+    assert load_tensors(half.out / "state.safetensors")[1]["step"] == 4
+    resumed = weights(train.train(replace(half, resume=True)))
+    assert same(whole, resumed)
+    assert [row["step"] for row in read_log(half.out / "log.csv")] == [3, 6]
+
+
+def test_validation_is_fixed_and_apart_from_training(config, monkeypatch):
+    train_images, val_images, _ = train.load_images(config)
+    assert not set(train_images.names) & set(val_images.names)
+    monkeypatch.setattr(Augment, "__call__", None)  # validation never augments
+    model = MaskedAutoencoder(SMALL)
+    loss = train.ReconstructionLoss(SMALL)
+    images = to_float(val_images.__getitems__(range(len(val_images))))
+    first, second = (Validation(images, SMALL, "mixed", 0.5)(model, loss) for _ in range(2))
+    assert first == second
+    assert set(first) == {"val_loss", "psnr block 25%", "psnr block 50%", "psnr random 75%"}
+
+
+def test_validation_loss_is_on_the_scale_of_the_training_loss(config):
+    """Same images, same masks, same loss: the one number the other would be."""
+    _, images, _ = train.load_images(config)
+    validation = Validation(to_float(images.__getitems__(range(len(images)))), SMALL, "mixed", 0.5)
+    model, loss = MaskedAutoencoder(SMALL), train.ReconstructionLoss(SMALL)
+    mask = validation.masks["val_loss"]
+    direct = loss(model(validation.images, mask), validation.images, mask)["loss"]
+    assert validation(model, loss)["val_loss"] == pytest.approx(direct.item(), rel=1e-5)
+
+
+def test_drawn_facades_and_a_folder_can_be_mixed(config, monkeypatch, tmp_path):
+    monkeypatch.setenv("MAELIB_CACHE", str(tmp_path / "cache"))
+    train_images, val_images, _ = train.load_images(replace(config, drawn=5))
+    assert len(train_images) == 24 - len(val_images) + 5
+    assert train_images.__getitems__([0, len(train_images) - 1]).shape == (2, 3, 32, 32)
+
+
+def test_bad_files_are_skipped_aloud(config, folder, tmp_path, capsys):
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    for file in folder.iterdir():
+        (mixed / file.name).write_bytes(file.read_bytes())
+    (mixed / "bad.npy").write_text("no array")
+    with pytest.raises(ValueError, match=r"bad\.npy"):
+        train.train(replace(config, data=mixed))
+    train.train(replace(config, data=mixed, skip_bad=True))
+    assert "skipped: " in capsys.readouterr().err
+
+
+def test_bf16_trains_too(config):
+    rows = read_log(train.train(replace(config, precision="bf16")).parent / "log.csv")
+    assert np.isfinite([row["train_loss"] for row in rows]).all()
+
+
+def test_a_log_that_resumes_drops_what_came_after(tmp_path):
+    log = CsvLog(tmp_path / "log.csv")
+    for step in (1, 2, 3):
+        log.add({"step": step, "loss": step / 2})
+    CsvLog(tmp_path / "log.csv", first_step=2).add({"step": 3, "loss": 9})
+    assert read_log(tmp_path / "log.csv") == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 1}, {"step": 3, "loss": 9}]
+    with (tmp_path / "log.csv").open() as file:
+        assert next(csv.reader(file)) == ["step", "loss"]
+
+
+def test_recipes_say_what_they_are():
+    assert RECIPES["facade_tiny"] == TrainConfig()
+    base = RECIPES["facade_base"]
+    assert base.model == CONFIGS["facade_base"]
+    assert (base.mse_weight, base.perceptual_weight, base.mask, base.mask_ratio) == (0.6, 0.4, "block", (0.5, 0.5))
+
+
+def test_a_run_is_never_overwritten(config):
+    path = train.train(config)
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match="holds a run already; resume it"):
+        train.train(config)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps 0 is not positive"),
+        ({"lr": -1.0}, "lr -1.0 is not positive"),
+        ({"warmup": 1.0}, "warmup 1.0 is no share"),
+        ({"mask_ratio": (0.7, 0.3)}, r"mask_ratio \(0.7, 0.3\) runs backwards"),
+        ({"mask_ratio": (0.5, 1.0)}, "mask_ratio 1.0 of 64 patches hides none or all"),
+    ],
+)
+def test_bad_configurations_are_named_with_their_cure(options, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**options)
+
+
+def test_data_that_cannot_be_had_is_named(config, tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        train.train(replace(config, data=tmp_path / "gone"))
+    with pytest.raises(ValueError, match="leave nothing to learn from"):
+        train.train(replace(config, data=None, drawn=0))
+    with pytest.raises(ValueError, match="--perceptual-weight 0"):
+        train.train(replace(config, perceptual_weight=0.4))
+    with pytest.raises(FileNotFoundError, match=r"state\.safetensors does not exist"):
+        train.train(replace(config, resume=True))
+    assert not checkpoint.Path(config.out).exists()
