@@ -157,7 +157,8 @@ def _save(config: TrainConfig, model: MaskedAutoencoder, optimizers: list, step:
         for name, value in entry.items()
     }
     checkpoint.save_tensors(config.out / "state.safetensors", {**state, **_named(model)}, {"step": step})
-    checkpoint.save_model(config.out / "model.safetensors", model, {"step": step, "training": _plain(config)})
+    told = {name: value for name, value in _plain(config).items() if name not in ("out", "data", "resume")}  # no paths
+    checkpoint.save_model(config.out / "model.safetensors", model, {"step": step, "training": told})
 
 
 def _named(model: MaskedAutoencoder) -> dict[str, Tensor]:

@@ -83,6 +83,9 @@ def test_a_run_leaves_everything_behind_and_learns(config):
     assert rows[-1]["val_loss"] < 0.8 * rows[0]["val_loss"]
     assert rows[-1]["psnr block 50%"] > rows[0]["psnr block 50%"]
     assert json.loads((config.out / "config.json").read_text())["model"]["embed_dim"] == 32
+    about = load_tensors(path)[1]  # a checkpoint tells how it was made, and nothing of the machine it was made on
+    assert about["training"]["steps"] == about["step"] == 60
+    assert str(config.out.parent) not in json.dumps(about)
 
 
 def test_same_seed_same_weights_to_the_bit(config, tmp_path):
