@@ -7,6 +7,7 @@ or photos of your own; PSNR, SSIM and sharpness of the hole alone, averaged over
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,7 +17,8 @@ from tqdm import tqdm
 
 from maelib.baselines import BASELINES
 from maelib.data import TEST_SEEDS, read_folder
-from maelib.masking import MASKS, mask_from_pixels, mask_to_pixels
+from maelib.inpaint import repair
+from maelib.masking import MASKS, mask_to_pixels
 from maelib.metrics import hole_psnr, hole_sharpness, hole_ssim
 from maelib.model import MaskedAutoencoder
 from maelib.patches import grid_size
@@ -61,15 +63,7 @@ def evaluation_holes(kind: str, images: Tensor, patch_size: int) -> Tensor:
 
 def model_method(model: MaskedAutoencoder) -> Method:
     """A model as `method(images, hole)`: every patch that the hole touches is hidden from it and repaired."""
-
-    @torch.no_grad()
-    def method(images: Tensor, hole: Tensor) -> Tensor:
-        device = next(model.parameters()).device
-        mask = mask_from_pixels(hole, model.config.patch_size)
-        repaired = model.reconstruct(images.to(device), mask.to(device)).to(images.device)
-        return torch.where(hole[:, None], repaired, images)
-
-    return method
+    return partial(repair, method=model)
 
 
 def evaluate(methods: Mapping[str, Method], images: Tensor, patch_size: int, progress: bool = False) -> list[Score]:
