@@ -1,0 +1,266 @@
+"""The form of the notebooks: what every one of them holds, and what its saved outputs must not."""
+
+import ast
+import importlib.util
+import itertools
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+
+from maelib.course import check
+from maelib.exercises import EXERCISES
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "notebooks"
+LESSONS = sorted(FOLDER.glob("*.ipynb"))
+SOLUTIONS = sorted(FOLDER.glob("solutions/*.ipynb"))
+READ = {path: nbformat.read(path, as_version=4) for path in LESSONS + SOLUTIONS}
+
+SECTIONS = ["What you will be able to do", "Predict", "Trap lab", "Exercises", "Key points", "Next", "References"]
+HEAD = ["Before you start", "Run time"]
+TAGS = {"setup", "widget", "nbval-ignore-output"}
+PROSE_LIMIT = 90  # words a cell: "about 80"
+
+each = pytest.mark.parametrize("path", READ, ids=lambda path: str(path.relative_to(FOLDER)))
+each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+
+
+def load_build() -> object:
+    spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def code_cells(path: Path) -> list[NotebookNode]:
+    return [cell for cell in READ[path].cells if cell.cell_type == "code"]
+
+
+def markdown(path: Path) -> list[str]:
+    return [cell.source for cell in READ[path].cells if cell.cell_type == "markdown"]
+
+
+def outputs(path: Path) -> list[NotebookNode]:
+    return [output for cell in code_cells(path) for output in cell.outputs]
+
+
+def text_of(cell: NotebookNode) -> str:
+    return "".join(out.get("text", "") or out.get("data", {}).get("text/plain", "") for out in cell.outputs)
+
+
+def calls(cell: NotebookNode, function: str) -> list[ast.Call]:
+    return [
+        node
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == function
+    ]
+
+
+def checked(path: Path) -> dict[str, tuple[NotebookNode, NotebookNode]]:
+    """For each exercise of a notebook, the cell with the answer and the cell after it that checks it."""
+    cells = code_cells(path)
+    return {
+        call.args[0].value: (before, cell)
+        for before, cell in itertools.pairwise(cells)
+        for call in calls(cell, "check")
+    }
+
+
+def run(path: Path, name: str) -> object:
+    """The answer to an exercise, as the notebook's imports and the answer's own cell make it."""
+    answer, check_cell = checked(path)[name]
+    trees = [ast.parse(cell.source) for cell in code_cells(path) if "setup" not in cell.metadata.get("tags", [])]
+    imports = [node for tree in trees for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    namespace: dict[str, object] = {}
+    exec(compile(ast.Module(imports, []), path.name, "exec"), namespace)
+    exec(compile(answer.source, path.name, "exec"), namespace)
+    return namespace[calls(check_cell, "check")[0].args[1].id]
+
+
+# ------------------------------------------------------------------------------------------------------------- cells
+
+
+@each
+def test_a_notebook_is_as_the_build_leaves_it(path: Path) -> None:
+    fresh = nbformat.read(path, as_version=4)
+    assert load_build().normalise(fresh) == READ[path], "run `make notebooks`"
+    nbformat.validate(fresh)
+
+
+@each
+def test_the_setup_cell_comes_first_and_is_the_same_everywhere(path: Path) -> None:
+    first, *others = code_cells(path)
+    assert first.metadata.get("tags") == ["setup"]
+    assert first.source == load_build().setup_cell()
+    assert not [cell for cell in others if "setup" in cell.metadata.get("tags", [])]
+
+
+@each
+def test_tags_mean_something(path: Path) -> None:
+    assert {tag for cell in READ[path].cells for tag in cell.metadata.get("tags", [])} <= TAGS
+
+
+@each
+def test_cells_are_short(path: Path) -> None:
+    lengths = [len(cell.source.splitlines()) for cell in code_cells(path)]
+    assert max(lengths) <= 25
+    assert statistics.median(lengths) <= 8
+    for source in markdown(path):
+        prose = [line for line in source.splitlines() if not line.lstrip().startswith(("|", "!["))]
+        words = re.findall(r"\w[\w'.-]*", re.sub(r"\]\([^)]*\)", "]", "\n".join(prose)))
+        assert len(words) <= PROSE_LIMIT or "## References" in source, source
+
+
+@each
+def test_cells_hold_python_alone(path: Path) -> None:
+    for cell in code_cells(path):
+        ast.parse(cell.source)  # a magic, or a shell command that fails, would pass nbval unseen
+        assert not re.search(r";\s*(#.*)?$", cell.source), (
+            "a trailing ; hides output from the reader and not from nbval"
+        )
+        assert "get_ipython" not in cell.source
+
+
+@each_lesson
+def test_a_lesson_has_its_sections_in_order(path: Path) -> None:
+    text = "\n".join(markdown(path))
+    assert text.startswith("# ")
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    wanted = [s for s in SECTIONS if s != "Predict"]
+    places = [next((i for i, heading in enumerate(headings) if heading.startswith(s)), -1) for s in wanted]
+    assert -1 not in places, f"missing: {[s for s, place in zip(wanted, places, strict=True) if place < 0]}"
+    assert places == sorted(places)
+    assert all(f"**{words}" in text for words in HEAD)
+    assert re.search(r"\d+ s(econds)? on 2 (CPU )?cores", text)
+
+
+@each_lesson
+def test_a_lesson_asks_for_predictions_and_reveals_each(path: Path) -> None:
+    number = path.stem[:2]
+    asked = [call.args[0].value for cell in code_cells(path) for call in calls(cell, "predict")]
+    answered = [call.args[0].value for cell in code_cells(path) for call in calls(cell, "reveal")]
+    assert asked == answered == sorted(set(asked))
+    assert len(asked) >= 2
+    assert all(name.startswith(f"{number}.") for name in asked)
+
+
+@each_lesson
+def test_a_lesson_has_a_widget(path: Path) -> None:
+    assert [cell for cell in code_cells(path) if "widget" in cell.metadata.get("tags", [])]
+
+
+@each
+def test_links_lead_somewhere(path: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:|#|attachment:)([^)\s]+)\)", "\n".join(markdown(path))):
+        assert (path.parent / link.split("#")[0]).exists(), link
+
+
+@each
+def test_pictures_have_alt_text(path: Path) -> None:
+    for output in outputs(path):
+        if "image/png" in output.get("data", {}):
+            alt = output.metadata.get("image/png", {}).get("alt", "")
+            assert len(alt.split()) >= 4, f"show figures through maelib.course.figure: {output.data.get('text/plain')}"
+            assert output.data["text/plain"] == alt
+    assert "![](" not in "\n".join(markdown(path))
+
+
+# --------------------------------------------------------------------------------------------------------- exercises
+
+
+@each_lesson
+def test_a_lesson_and_its_solutions_hold_the_same_exercises(path: Path) -> None:
+    names = [name for name in EXERCISES if name.startswith(f"{path.stem[:2]}.")]
+    assert len(names) >= 3
+    assert list(checked(path)) == names
+    assert list(checked(FOLDER / "solutions" / path.name)) == names
+
+
+@each_lesson
+def test_stubs_are_not_passed_and_say_so_in_one_line(path: Path) -> None:
+    for name, (stub, check_cell) in checked(path).items():
+        verdict = check(name, run(path, name))
+        assert not verdict.passed
+        assert text_of(check_cell) == verdict.text == f"Exercise {name}: not attempted yet (nothing is returned)."
+        assert not stub.outputs
+
+
+@each_lesson
+def test_solutions_pass_and_say_so(path: Path) -> None:
+    solved = FOLDER / "solutions" / path.name
+    for name, (_, check_cell) in checked(solved).items():
+        verdict = check(name, run(solved, name))
+        assert verdict.passed, verdict
+        assert text_of(check_cell) == verdict.text
+
+
+def test_every_exercise_stands_in_a_notebook() -> None:
+    assert sorted(EXERCISES) == sorted(name for path in LESSONS for name in checked(path))
+
+
+# ----------------------------------------------------------------------------------------------------------- outputs
+
+
+@each
+def test_it_was_executed_from_top_to_bottom(path: Path) -> None:
+    cells = code_cells(path)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+
+
+@each
+def test_outputs_hold_no_error_no_stderr_no_widget_and_no_vector_graphics(path: Path) -> None:
+    for output in outputs(path):
+        assert output.output_type != "error"
+        assert output.get("name") != "stderr"
+        assert set(output.get("data", {})) <= {"text/plain", "image/png"}
+    assert "widgets" not in READ[path].metadata
+
+
+@each
+def test_nothing_saved_names_a_machine_or_an_address_in_memory(path: Path) -> None:
+    texts = [text_of(cell) for cell in code_cells(path)]
+    assert not re.search(r"(?<![\w.])/(home|root|Users|tmp|work|usr)/|[A-Z]:\\|\b0x[0-9a-f]{6,}", "\n".join(texts))
+
+
+@each
+def test_numbers_are_printed_with_three_digits(path: Path) -> None:
+    for cell in code_cells(path):
+        for number in re.findall(r"\d+\.\d+", text_of(cell)):
+            assert len(number.replace(".", "").lstrip("0")) <= 3 or re.fullmatch(r"0\d\.\d", number), number
+
+
+@each
+def test_ignored_outputs_are_followed_by_a_cell_that_asserts(path: Path) -> None:
+    cells = code_cells(path)
+    for cell, after in zip(cells, [*cells[1:], None], strict=True):
+        if "nbval-ignore-output" in cell.metadata.get("tags", []):
+            assert after is not None
+            assert "assert" in after.source
+            assert "nbval-ignore-output" not in after.metadata.get("tags", [])
+
+
+@each
+def test_a_notebook_is_light(path: Path) -> None:
+    assert path.stat().st_size < 3e6, "draw figures smaller: git keeps every version of them"
+    json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_nbval_compares_what_is_printed_and_leaves_stderr_out(tmp_path: Path) -> None:
+    notebook = nbformat.v4.new_notebook()
+    said = [nbformat.v4.new_output("stream", name="stdout", text="1\n")]
+    for source, saved in {"import sys; print('!', file=sys.stderr)": [], "print(1)": said, "print(2)": said}.items():
+        notebook.cells.append(nbformat.v4.new_code_cell(source, outputs=saved, execution_count=1))
+    nbformat.write(notebook, tmp_path / "three.ipynb")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "--nbval", "--nbval-current-env", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER)}
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert "1 failed, 2 passed" in run.stdout, run.stdout
+    assert "Cell 2: Cell outputs differ" in run.stdout
