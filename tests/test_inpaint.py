@@ -5,8 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from maelib import inpaint
 from maelib.baselines import BASELINES
-from maelib.facades import draw_images
+from maelib.checkpoint import bundled_checkpoint, load_model
+from maelib.facades import draw_facade, draw_images
 from maelib.inpaint import blend_seam, membrane, repair, repair_photo
 from maelib.masking import mask_to_pixels
 from maelib.model import MAEConfig, MaskedAutoencoder
@@ -161,6 +163,38 @@ def test_wires_before_every_patch_leave_their_neighbours_to_go_by(model):
     error = np.abs(repaired.astype(float) - photo)[hole].mean()
     blank = np.abs(photo[~hole].mean(axis=0) - photo)[hole].mean()
     assert error < blank
+
+
+def test_scattered_holes_leave_the_model_the_patches_between_them():
+    painter = Painter((0.5, 0.5, 0.5))
+    hole = np.kron(np.random.default_rng(0).permutation(64).reshape(8, 8) < 48, np.ones((4, 4), bool))
+    repair_photo(np.full((32, 32, 3), 9, np.uint8), hole, painter)
+    assert sum(len(shown) for shown in painter.shown) > 0
+
+
+@pytest.fixture(scope="module")
+def bundled() -> MaskedAutoencoder:
+    if not bundled_checkpoint().is_file():
+        pytest.skip("the bundled model is not made yet")
+    return load_model(bundled_checkpoint())
+
+
+def test_large_photos_gain_from_finer_passes_and_show_no_grid(bundled, monkeypatch):
+    """A drawn facade of 1024 px behind a net of wires and a box: the truth is known."""
+    hole = box_hole(1024, 1024, 300, 420, 560, 700)
+    for start in range(30, 1024, 180):
+        hole[start : start + 12], hole[:, start : start + 12] = True, True
+    photo = draw_facade(900_000_003, 1024).image
+    fine = repair_photo(photo, hole, bundled)
+    sizes = inpaint._sizes
+    monkeypatch.setattr(inpaint, "_sizes", lambda *args: sizes(*args)[:1])
+    coarse = repair_photo(photo, hole, bundled)
+    error = [((repaired.astype(float) - photo)[hole] ** 2).mean() for repaired in (fine, coarse)]
+    assert error[0] < 0.8 * error[1]
+    steps = np.abs(np.diff(fine[420:700, 300:560].astype(float), axis=1)).mean(axis=(0, 2))
+    period = bundled.config.patch_size
+    phases = [steps[phase::period].mean() for phase in range(period)]
+    assert max(phases) < 2 * np.median(phases)  # windows alone make it about 1.3
 
 
 def test_a_grey_photo_gets_a_grey_repair(model):
