@@ -46,7 +46,7 @@ class TrainConfig:
     """list bad files and leave them out instead of stopping at the first"""
     augment: Augment = field(default_factory=Augment)
     """random changes of the training images"""
-    steps: int = 4000
+    steps: int = 3500
     """optimiser steps"""
     batch_size: int = 32
     """images a step"""

@@ -23,7 +23,6 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "maelib").glob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 README = (ROOT / "README.md").read_text()
-BUNDLED = ROOT / "data" / "checkpoints" / "facade_small.safetensors"
 
 TOP_LEVEL = {
     ".ci", ".gitignore", "CITATION.cff", "LICENSE", "Makefile", "README.md", "benchmarks", "data", "environment.yml",
@@ -257,14 +256,12 @@ def fenced(language: str) -> str:
     return "\n".join(re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL))
 
 
-@pytest.mark.skipif(not BUNDLED.exists(), reason="the bundled model is not there yet")
 def test_the_readme_links_to_files_that_exist() -> None:
     links = re.findall(r"\]\((?!https?:|#)([^)\s]+)\)|src=\"([^\"]+)\"", README)
     missing = [name for name in (a or b for a, b in links) if not (ROOT / name).exists()]
     assert not missing
 
 
-@pytest.mark.skipif(not BUNDLED.exists(), reason="the bundled model is not there yet")
 def test_the_readme_example_draws_the_picture_above_it(tmp_path: Path) -> None:
     import numpy as np
     from PIL import Image
@@ -276,7 +273,6 @@ def test_the_readme_example_draws_the_picture_above_it(tmp_path: Path) -> None:
     assert np.abs(drawn - shown).max() <= 3, "run `make picture`"  # of 255: CPUs round differently
 
 
-@pytest.mark.skipif(not (ROOT / "maelib" / "cli.py").exists(), reason="the command line is not there yet")
 def test_the_readme_commands_exist_with_the_options_shown() -> None:
     commands = [line.split() for line in fenced("sh").splitlines() if line.startswith("maelib ")]
     assert {words[1] for words in commands} >= {"draw", "train", "evaluate", "reconstruct"}

@@ -1,0 +1,91 @@
+"""The command line: what each command writes, and how it ends when something is wrong."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from maelib.cli import COMMANDS, main
+from maelib.facades import draw_images
+
+
+def test_draw_writes_what_the_generator_draws(tmp_path, capsys):
+    main(["draw", "--count", "3", "--size", "48", "--out", str(tmp_path), "--seed", "5"])
+    files = sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == ["facade000005.npy", "facade000006.npy", "facade000007.npy"]
+    assert np.array_equal(np.stack([np.load(file) for file in files]), draw_images(range(5, 8), 48))
+    assert "wrote 3 files" in capsys.readouterr().out
+
+
+def test_draw_makes_pictures_of_any_shape_with_occluders(tmp_path):
+    main(["draw", "--count", "1", "--size", "48", "80", "--format", "png", "--occluders", "--out", str(tmp_path)])
+    plain, occluded, occluder = (
+        np.asarray(Image.open(tmp_path / f"facade000000{name}.png")) for name in ("", "-occluded", "-occluder")
+    )
+    assert plain.shape == occluded.shape == (48, 80, 3)
+    assert np.array_equal(np.unique(occluder), [0, 255])
+    assert np.array_equal(plain[occluder == 0], occluded[occluder == 0])
+
+
+def test_train_and_reconstruct_from_the_command_line(tmp_path):
+    main(["draw", "--count", "6", "--size", "64", "--out", str(tmp_path / "facades")])
+    small = ["--embed-dim", "16", "--num-heads", "1", "--depth", "1", "--decoder-embed-dim", "16"]
+    small += ["--decoder-num-heads", "1", "--decoder-depth", "1", "--steps", "2", "--batch-size", "2"]
+    main(["train", "--data", str(tmp_path / "facades"), "--out", str(tmp_path / "run"), *small])
+    photo = draw_images([9], (90, 130))[0]
+    mask = np.zeros((90, 130), np.uint8)
+    mask[30:60, 40:80] = 255
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    paths = {name: str(tmp_path / f"{name}.png") for name in ("photo", "mask", "repaired")}
+    main(["reconstruct", "--checkpoint", str(tmp_path / "run" / "model.safetensors"), paths["photo"],
+          "--mask", paths["mask"], "--out", paths["repaired"]])  # fmt: skip
+    repaired = np.asarray(Image.open(paths["repaired"]))
+    assert np.array_equal(repaired[mask == 0], photo[mask == 0])
+    assert not np.array_equal(repaired, photo)
+
+
+def test_the_originals_recipe_asks_for_the_features_it_needs(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--recipe", "facade_base", "--out", str(tmp_path / "run")])
+    assert stop.value.code == 2
+    assert "--perceptual-weight 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"maelib {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        (["paint"], "maelib: 'paint' is not a command", ""),
+        (["draw", "--count", "0", "--out", "{tmp}"], 2, "count 0"),
+        (["draw", "--size", "8", "--out", "{tmp}"], 2, "8"),
+        (["draw", "--size", "1", "2", "3", "--out", "{tmp}"], 2, "one or two sides"),
+        (["train", "--data", "{tmp}/gone"], 2, "does not exist"),
+        (["train", "--img-size", "65"], 2, "img_size 65 is not a multiple of patch_size 8; use 64 or 72"),
+        (["reconstruct", "{tmp}/gone.png", "--mask", "{tmp}/gone.png", "--out", "{tmp}/out.png"], None, "gone.png"),
+    ],
+)
+def test_mistakes_end_with_one_line_and_a_code(args, code, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([word.format(tmp=tmp_path) for word in args])
+    if isinstance(code, str):
+        assert str(stop.value.code).startswith(code)
+    else:
+        assert stop.value.code == code if code else stop.value.code not in (0, None)
+    printed = capsys.readouterr()
+    assert message in printed.err + printed.out
+    assert "Traceback" not in printed.err + printed.out
+
+
+def test_the_module_runs_as_a_command():
+    shown = subprocess.run([sys.executable, "-m", "maelib"], capture_output=True, text=True, check=True)
+    assert "usage: maelib COMMAND" in shown.stdout
