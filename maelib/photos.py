@@ -5,7 +5,6 @@ names the file, the fault and the cure.
 """
 
 import io
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from maelib.files import write_atomic
 
 MAX_PIXELS = 150_000_000  # below the limit at which Pillow itself suspects a decompression bomb
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {
@@ -288,13 +289,7 @@ def write_photo(path: Path | str, photo: Photo | np.ndarray, overwrite: bool = F
         raise PhotoError(f"{path}: suffix {suffix!r} cannot be written; use one of {', '.join(PHOTO_SUFFIXES)}")
     if path.exists() and not overwrite:
         raise PhotoError(f"{path}: exists already; choose another name, or ask to overwrite")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        data = _encode(photo if isinstance(photo, Photo) else Photo(photo), suffix)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        os.replace(partial, path)
+        write_atomic(path, _encode(photo if isinstance(photo, Photo) else Photo(photo), suffix))
     except OSError as error:
         raise PhotoError(f"{path}: cannot be written ({error}); choose another folder or make room") from error
-    finally:
-        partial.unlink(missing_ok=True)

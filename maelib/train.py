@@ -18,6 +18,7 @@ from maelib import checkpoint
 from maelib.augment import Augment, to_float
 from maelib.data import Images, StepSampler, drawn_pool, read_folder, split
 from maelib.evaluate import HOLES
+from maelib.files import write_atomic
 from maelib.losses import ReconstructionLoss
 from maelib.masking import MASKS, hidden_count
 from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder
@@ -243,7 +244,7 @@ def train(config: TrainConfig) -> Path:
     val_images = to_float(val_images.__getitems__(list(range(min(len(val_images), config.val_images)))))
     validation = Validation(val_images.to(accelerator.device), config.model, config.mask, (low + high) / 2)
     log = CsvLog(config.out / "log.csv", first_step)
-    checkpoint.write_atomic(config.out / "config.json", json.dumps(_plain(config), indent=2).encode())
+    write_atomic(config.out / "config.json", json.dumps(_plain(config), indent=2).encode())
 
     done, losses = first_step, []
     with tqdm(total=config.steps * config.batch_size, unit="img", unit_scale=True) as bar, stop_requests() as stop:

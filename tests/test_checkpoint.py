@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from maelib import checkpoint
-from maelib.checkpoint import CheckpointError, load_model, load_tensors, save_model, save_tensors, write_atomic
+from maelib import files
+from maelib.checkpoint import CheckpointError, load_model, load_tensors, save_model, save_tensors
+from maelib.files import write_atomic
 from maelib.masking import random_mask
 from maelib.model import MAEConfig, MaskedAutoencoder
 
@@ -47,7 +48,7 @@ def test_a_crash_while_writing_leaves_the_previous_file_and_no_debris(tmp_path, 
     def power_cut(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoint.os, "fsync", power_cut)
+    monkeypatch.setattr(files.os, "fsync", power_cut)
     with pytest.raises(OSError, match="no space left"):
         write_atomic(path, b"half")
     assert path.read_bytes() == b"whole"

@@ -81,9 +81,9 @@ def test_mistakes_end_with_one_line_and_a_code(args, code, message, tmp_path, ca
         assert str(stop.value.code).startswith(code)
     else:
         assert stop.value.code == code if code else stop.value.code not in (0, None)
-    printed = capsys.readouterr()
-    assert message in printed.err + printed.out
-    assert "Traceback" not in printed.err + printed.out
+    printed = "".join(capsys.readouterr())
+    assert message in " ".join(printed.replace("│", " ").split())  # boxed and wrapped where a setting is at fault
+    assert "Traceback" not in printed
 
 
 def test_the_module_runs_as_a_command():

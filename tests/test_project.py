@@ -31,8 +31,8 @@ TOP_LEVEL = {
 
 # A module imports only from rows above its own.
 FLOORS = (
-    {"patches", "facade_parts", "photos"},
-    {"masking", "facade_windows"},
+    {"patches", "facade_parts", "files"},
+    {"masking", "facade_windows", "photos"},
     {"facade_ends"},
     {"facade_building"},
     {"facade_scene"},
