@@ -6,7 +6,7 @@ Each option is a field of a dataclass and its help is that field's documentation
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -68,13 +68,17 @@ def _draw(args: list[str]) -> None:
 
 
 def _train(args: list[str]) -> None:
-    from maelib.train import RECIPES, TrainConfig, train
+    from maelib.train import RECIPES, TrainConfig, read_config, train
 
-    chooser = argparse.ArgumentParser(add_help=False)
+    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--recipe", choices=RECIPES, default="facade_tiny")
     choice, args = chooser.parse_known_args(args)
-    command = f"train [--recipe {{{','.join(RECIPES)}}}]"
-    config = _parse(TrainConfig, command, args, default=RECIPES[choice.recipe])
+    default = RECIPES[choice.recipe]
+    if "--resume" in args:  # a run goes on as it was started
+        chooser.add_argument("--out", type=Path, default=default.out)
+        out = chooser.parse_known_args(args)[0].out
+        default = replace(read_config(out), out=out)
+    config = _parse(TrainConfig, f"train [--recipe {{{','.join(RECIPES)}}}]", args, default=default)
     print(f"trained {train(config)}")
 
 

@@ -33,10 +33,11 @@ HOLES: dict[str, tuple[str, float]] = {
     "random 75%": ("random", 0.75),
 }
 BATCH_SIZE = 64
+PSNR_CAP = 60.0  # dB; finer than 8 bits can show, so that one perfectly filled flat wall does not make a mean infinite
 
 
 class Score(NamedTuple):
-    """What a method reached on one kind of hole: means over images."""
+    """What a method reached on one kind of hole: means over images, PSNR counted up to 60 dB an image."""
 
     method: str
     hole: str
@@ -89,7 +90,10 @@ def evaluate(methods: Mapping[str, Method], images: Tensor, patch_size: int, pro
         for some, hidden in zip(images.split(BATCH_SIZE), hole.split(BATCH_SIZE), strict=True):
             repaired = methods[name](some, hidden)
             columns.append(torch.stack([f(repaired, some, hidden) for f in (hole_psnr, hole_ssim, hole_sharpness)]))
-        psnr, ssim, sharpness = torch.cat(columns, dim=1).double().nanmean(dim=1).tolist()
+        table = torch.cat(columns, dim=1).double()  # (3, B)
+        table[0].clamp_(max=PSNR_CAP)
+        table[2][table[2].isinf()] = torch.nan
+        psnr, ssim, sharpness = table.nanmean(dim=1).tolist()
         scores.append(Score(name, kind, psnr, ssim, sharpness))
     return scores
 

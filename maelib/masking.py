@@ -1,7 +1,7 @@
 """Which patches to hide.
 
-Every strategy returns a mask `(B, N)` of bools, True = hidden, drawn with the generator it is given. Those with
-a ratio hide exactly `round(mask_ratio * N)` patches in every row; only `square_mask`, kept for comparison, does not.
+Every strategy returns a mask `(B, N)` of bools on the CPU, True = hidden, drawn with the generator it is given. Those
+with a ratio hide exactly `round(mask_ratio * N)` patches in every row; only `square_mask`, kept to compare, does not.
 """
 
 from collections.abc import Callable
@@ -40,9 +40,19 @@ def _hide_lowest(scores: Tensor, count: int) -> Tensor:
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, ids, True)
 
 
+def _rand(*shape: int, generator: Generator | None) -> Tensor:
+    """Uniform numbers in [0, 1), drawn where the generator lives, handed over on the CPU."""
+    return torch.rand(shape, generator=generator, device=generator.device if generator else None).cpu()
+
+
+def _below(limit: int, *shape: int, generator: Generator | None) -> Tensor:
+    """Whole numbers from 0, below `limit`, likewise."""
+    return torch.randint(limit, shape, generator=generator, device=generator.device if generator else None).cpu()
+
+
 def _randint(low: Tensor, high: Tensor, generator: Generator | None) -> Tensor:
     """Whole numbers, uniform between `low` and `high`, both included and both `(B,)`."""
-    uniform = torch.rand(low.shape, generator=generator)
+    uniform = _rand(*low.shape, generator=generator)
     return low + (uniform * (high - low + 1)).long().clamp(max=high - low)
 
 
@@ -51,7 +61,7 @@ def random_mask(
 ) -> Tensor:
     """Hide patches drawn uniformly without replacement (He et al. 2022, section 3). Returns `(B, N)`."""
     count = hidden_count(grid_size, mask_ratio)
-    return _hide_lowest(torch.rand(batch_size, *grid_size, generator=generator), count)
+    return _hide_lowest(_rand(batch_size, *grid_size, generator=generator), count)
 
 
 def _place(side: Tensor, limit: Tensor, generator: Generator | None) -> Tensor:
@@ -67,9 +77,9 @@ def _block_ranks(batch_size: int, grid_size: tuple[int, int], count: int, genera
     in [1/3, 3]; `_place` lets corners be hidden as often as they need.
     """
     rows, cols = (torch.full((batch_size,), side) for side in grid_size)
-    upright, flip_rows, flip_cols = torch.rand(3, batch_size, generator=generator) < 0.5
+    upright, flip_rows, flip_cols = _rand(3, batch_size, generator=generator) < 0.5
     longest, most = torch.where(upright, rows, cols), torch.where(upright, cols, rows)
-    aspect = 3 ** (2 * torch.rand(batch_size, generator=generator) - 1)
+    aspect = 3 ** (2 * _rand(batch_size, generator=generator) - 1)
     length = (count * aspect).sqrt().round().long()  # patches in a full line
     length = length.clamp(min=1).maximum(-(-count // most)).minimum(longest).clamp(max=count)
     lines = -(-count // length)
@@ -110,7 +120,7 @@ def multi_block_mask(
     ranks = ranks.reshape(batch_size, throws, -1)  # (B * T, rows, cols) -> (B, T, N)
     order = torch.arange(throws)[:, None] * size + ranks
     order = torch.where(ranks >= 0, order, throws * size).amin(dim=1)  # (B, N): the first block to cover it
-    return _hide_lowest(order + torch.rand(order.shape, generator=generator), count)
+    return _hide_lowest(order + _rand(*order.shape, generator=generator), count)
 
 
 def grid_mask(
@@ -123,10 +133,10 @@ def grid_mask(
     count = hidden_count(grid_size, mask_ratio)
     bayer = torch.tensor([[0, 2], [3, 1]])
     bayer = (4 * bayer.repeat(2, 2) + bayer.repeat_interleave(2, 0).repeat_interleave(2, 1)).float()  # (4, 4)
-    phase = torch.randint(4, (2, batch_size, 1), generator=generator)
+    phase = _below(4, 2, batch_size, 1, generator=generator)
     r, c = ((torch.arange(side) + shift) % 4 for side, shift in zip(grid_size, phase, strict=True))
     scores = bayer[r[:, :, None], c[:, None]]  # (B, rows, cols)
-    return _hide_lowest(scores + torch.rand(scores.shape, generator=generator), count)
+    return _hide_lowest(scores + _rand(*scores.shape, generator=generator), count)
 
 
 def square_mask(
@@ -139,8 +149,8 @@ def square_mask(
     rows, cols = grid_size
     hidden_count(grid_size, mask_ratio)  # refuses a ratio that hides none or all
     side = min(int((rows * cols * mask_ratio) ** 0.5), rows, cols)
-    top = torch.randint(rows - side + 1, (batch_size, 1), generator=generator)
-    left = torch.randint(cols - side + 1, (batch_size, 1), generator=generator)
+    top = _below(rows - side + 1, batch_size, 1, generator=generator)
+    left = _below(cols - side + 1, batch_size, 1, generator=generator)
     r, c = torch.arange(rows) - top, torch.arange(cols) - left
     return (((r >= 0) & (r < side))[:, :, None] & ((c >= 0) & (c < side))[:, None]).flatten(1)
 
@@ -150,7 +160,7 @@ def mixed_mask(
 ) -> Tensor:
     """Draw each row's strategy among random, block and multi-block: one model for every kind of hole."""
     kinds = [f(batch_size, grid_size, mask_ratio, generator) for f in (random_mask, block_mask, multi_block_mask)]
-    choice = torch.randint(len(kinds), (batch_size,), generator=generator)
+    choice = _below(len(kinds), batch_size, generator=generator)
     return torch.stack(kinds)[choice, torch.arange(batch_size)]  # (3, B, N) -> (B, N)
 
 

@@ -18,6 +18,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from maelib.files import write_atomic
 
 MAX_PIXELS = 150_000_000  # below the limit at which Pillow itself suspects a decompression bomb
+ROUNDING = 1e-3  # by so much may floats pass 0 and 1
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
     ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
@@ -71,12 +72,13 @@ def _channels_last(array: np.ndarray, name: str | Path) -> np.ndarray:
     if not np.issubdtype(array.dtype, np.floating):
         raise PhotoError(f"{name}: values are {array.dtype}; save uint8 0..255, or floats 0..1 or 0..255")
     low, high = float(array.min()), float(array.max())  # NaN when there is one
-    if not 0 <= low <= high <= 255:
+    if not -ROUNDING <= low <= high <= 255 or 1 + ROUNDING < high < 2:
         raise PhotoError(
-            f"{name}: values run from {low:.3g} to {high:.3g}, outside 0..1 and 0..255; undo a normalisation, "
-            "replace what is not finite, and save again"
+            f"{name}: values run from {low:.4g} to {high:.4g}, which is neither 0..1 nor 0..255; undo a normalisation, "
+            "clip what resampling overshot, replace what is not finite, and save again"
         )
-    return np.rint(array.astype(np.float32) * (255 if high <= 1 else 1)).astype(np.uint8)
+    scaled = array.astype(np.float32) * (255 if high <= 1 + ROUNDING else 1)
+    return np.rint(scaled.clip(0, 255)).astype(np.uint8)
 
 
 def as_rgb_uint8(array: np.ndarray, name: str | Path) -> np.ndarray:
@@ -85,7 +87,7 @@ def as_rgb_uint8(array: np.ndarray, name: str | Path) -> np.ndarray:
     Parameters
     ----------
     array : ndarray
-        uint8 0..255, or float 0..1 or 0..255 (a maximum of 1 or less means 0..1); `(H, W)`, `(H, W, C)` or
+        uint8 0..255, or float 0..1 or 0..255 (a maximum of 1.001 or less means 0..1); `(H, W)`, `(H, W, C)` or
         `(C, H, W)` with 1, 3 or 4 channels, the fourth (alpha) is left out.
     name : str or Path
         What an error calls it.

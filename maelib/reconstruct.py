@@ -47,7 +47,7 @@ class ReconstructConfig:
     """repair boxes: left top right bottom in pixels, right and bottom excluded; four numbers for each box"""
     out: Path | None = None
     """file for the repaired photo, or folder; by default the folder `repaired` beside the photos. NAME_mask.png and
-    NAME_side_by_side.png are written beside it"""
+    NAME_side_by_side.png are written beside it. PNG keeps what is visible to the bit, JPEG does not"""
     overwrite: bool = False
     """repair again what is there already; without it only what is missing is made"""
 

@@ -47,7 +47,8 @@ def read_log(path: Path) -> list[dict[str, float]]:
     if not Path(path).is_file():
         return []
     with Path(path).open(newline="") as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    return [row | {"step": int(row["step"])} for row in rows]
 
 
 def save_curves(rows: list[dict[str, float]], path: Path) -> None:

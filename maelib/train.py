@@ -149,7 +149,7 @@ def _accelerator(config: TrainConfig):
     return Accelerator(mixed_precision="bf16" if bf16 else "no")
 
 
-def _save(config: TrainConfig, model: MaskedAutoencoder, optimizers: list, step: int) -> None:
+def _save(config: TrainConfig, model: MaskedAutoencoder, optimizers: list, step: int, losses: list[Tensor]) -> None:
     """Write the model, and beside it what resuming needs."""
     state = {
         f"{i}.{j}.{name}": torch.as_tensor(value)
@@ -157,7 +157,8 @@ def _save(config: TrainConfig, model: MaskedAutoencoder, optimizers: list, step:
         for j, entry in optimizer.state_dict()["state"].items()
         for name, value in entry.items()
     }
-    checkpoint.save_tensors(config.out / "state.safetensors", {**state, **_named(model)}, {"step": step})
+    about = {"step": step, "losses": [loss.item() for loss in losses]}  # losses that no log row holds yet
+    checkpoint.save_tensors(config.out / "state.safetensors", {**state, **_named(model)}, about)
     told = {name: value for name, value in _plain(config).items() if name not in ("out", "data", "resume")}  # no paths
     checkpoint.save_model(config.out / "model.safetensors", model, {"step": step, "training": told})
 
@@ -166,8 +167,8 @@ def _named(model: MaskedAutoencoder) -> dict[str, Tensor]:
     return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
 
 
-def _load(config: TrainConfig, model: MaskedAutoencoder, optimizers: list) -> int:
-    """Put model and optimisers back to the run's last checkpoint; returns its step."""
+def _load(config: TrainConfig, model: MaskedAutoencoder, optimizers: list) -> tuple[int, list[Tensor]]:
+    """Put model and optimisers back to the run's last checkpoint; returns its step and the losses not yet logged."""
     tensors, about = checkpoint.load_tensors(config.out / "state.safetensors")
     model.load_state_dict({name: tensors.pop(f"model.{name}") for name in model.state_dict()})
     for i, optimizer in enumerate(optimizers):
@@ -177,12 +178,39 @@ def _load(config: TrainConfig, model: MaskedAutoencoder, optimizers: list) -> in
             if int(owner) == i:
                 state.setdefault(int(parameter), {})[name] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return about["step"]
+    return about["step"], [torch.tensor(loss) for loss in about["losses"]]
 
 
 def _plain(config: TrainConfig) -> dict:
     """The configuration as JSON holds it."""
     return json.loads(json.dumps(asdict(config), default=str))
+
+
+def read_config(run: Path) -> TrainConfig:
+    """The configuration that the run in the folder `run` was started with.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such run.
+    """
+    path = Path(run) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; start a run there before resuming it")
+    told = json.loads(path.read_text(encoding="utf-8"))
+    model, augment = MAEConfig(**told.pop("model")), told.pop("augment")
+    augment = Augment(**augment | {"scale": tuple(augment["scale"])})
+    paths = {name: told[name] and Path(told[name]) for name in ("out", "data")}
+    return TrainConfig(**told | paths | {"model": model, "augment": augment, "mask_ratio": tuple(told["mask_ratio"])})
+
+
+def _check_same_run(config: TrainConfig) -> None:
+    """Refuse to resume a run under another configuration; only its length and its validation may change."""
+    free = {"out", "resume", "steps", "eval_every", "val_images"}
+    now, then = _plain(config), _plain(read_config(config.out))
+    changed = [f"{name} {then[name]} -> {now[name]}" for name in now if name not in free and now[name] != then[name]]
+    if changed:
+        raise ValueError(f"{config.out} was trained otherwise: {'; '.join(changed)}; resume with the same settings")
 
 
 @contextmanager
@@ -223,7 +251,9 @@ def train(config: TrainConfig) -> Path:
     """
     from tqdm import tqdm
 
-    if (config.out / "log.csv").exists() and not config.resume:
+    if config.resume:
+        _check_same_run(config)
+    elif (config.out / "state.safetensors").exists():
         raise FileExistsError(f"{config.out} holds a run already; resume it (--resume) or choose another --out")
     loss_function = ReconstructionLoss(
         config.model, config.mse_weight, config.perceptual_weight, all_patches=config.all_patches
@@ -232,23 +262,24 @@ def train(config: TrainConfig) -> Path:
         torch.manual_seed(config.seed)
         model = MaskedAutoencoder(config.model)
     optimizers = make_optimizers(model, config.optimizer, config.lr, config.weight_decay)
-    first_step = _load(config, model, optimizers) if config.resume else 0
+    done, losses = _load(config, model, optimizers) if config.resume else (0, [])
+    if done > config.steps:
+        raise ValueError(f"{config.out} is at step {done} already, beyond steps {config.steps}; ask for more steps")
     train_images, val_images, skipped = load_images(config)
 
     size, grid, (low, high) = config.model.img_size, config.model.grid_size, config.mask_ratio
     accelerator = _accelerator(config)
-    sampler = StepSampler(len(train_images), config.batch_size, config.steps, config.seed, first_step)
+    sampler = StepSampler(len(train_images), config.batch_size, config.steps, config.seed, done)
     loader = DataLoader(train_images, batch_sampler=sampler, collate_fn=lambda batch: batch, generator=Generator())
     model, loader, *optimizers = accelerator.prepare(model, loader, *optimizers)
     bare = accelerator.unwrap_model(model)
     val_images = to_float(val_images.__getitems__(list(range(min(len(val_images), config.val_images)))))
     validation = Validation(val_images.to(accelerator.device), config.model, config.mask, (low + high) / 2)
-    log = CsvLog(config.out / "log.csv", first_step)
+    log = CsvLog(config.out / "log.csv", done)
     write_atomic(config.out / "config.json", json.dumps(_plain(config), indent=2).encode())
 
-    done, losses = first_step, []
-    with tqdm(total=config.steps * config.batch_size, unit="img", unit_scale=True) as bar, stop_requests() as stop:
-        bar.update(done * config.batch_size)
+    total, seen = config.steps * config.batch_size, done * config.batch_size
+    with tqdm(total=total, initial=seen, unit="img", unit_scale=True) as bar, stop_requests() as stop:
         for complaint in skipped:
             bar.write(f"skipped: {complaint}", file=sys.stderr)
         for batch in loader:
@@ -272,15 +303,19 @@ def train(config: TrainConfig) -> Path:
                 losses = []
                 log.add(row | validation(model, loss_function))
                 bar.set_postfix({name: f"{value:.3g}" for name, value in log.rows[-1].items() if "psnr" in name})
-                _save(config, bare, optimizers, done)
+                _save(config, bare, optimizers, done, losses)
             if stop.is_set():
                 break
         if done < config.steps:
-            _save(config, bare, optimizers, done)
-            bar.write(f"stopped after {done} steps; go on with --resume --out {config.out}", file=sys.stderr)
-            raise KeyboardInterrupt
-    save_curves(log.rows, config.out / "curves.png")
+            _save(config, bare, optimizers, done, losses)
+            bar.write(
+                f"stopped after {done} steps; go on with: maelib train --resume --out {config.out}", file=sys.stderr
+            )
+    if log.rows:
+        save_curves(log.rows, config.out / "curves.png")
     for name in HOLES:
         path = config.out / f"repairs-{name.replace(' ', '-').replace('%', '')}.png"
         save_reconstructions(bare, validation.images[:6], validation.masks[name][:6], path)
+    if done < config.steps:
+        raise KeyboardInterrupt
     return config.out / "model.safetensors"

@@ -3,7 +3,7 @@
 import torch
 from torch import Generator, Tensor
 
-from maelib.evaluate import HOLES
+from maelib.evaluate import HOLES, PSNR_CAP
 from maelib.losses import ReconstructionLoss
 from maelib.masking import MASKS, mask_to_pixels
 from maelib.metrics import hole_psnr
@@ -36,7 +36,8 @@ class Validation:
                     values += [loss(model(images, hidden), images, hidden)["loss"]] * len(images)
                 else:
                     repaired = model.reconstruct(images, hidden)
-                    values += hole_psnr(repaired, images, mask_to_pixels(hidden, self.size, self.grid))
+                    psnr = hole_psnr(repaired, images, mask_to_pixels(hidden, self.size, self.grid))
+                    values += psnr.clamp(max=PSNR_CAP)
             row[name if name == "val_loss" else f"psnr {name}"] = float(torch.stack(values).mean())
         model.train()
         return row

@@ -49,6 +49,14 @@ def test_grey_arrays_become_three_equal_channels(tmp_path):
     assert all(torch.equal(images[i], torch.from_numpy(grey).expand(3, 64, 64)) for i in range(2))
 
 
+def test_rounding_past_1_does_not_turn_a_picture_black(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((32, 32, 3), 1.0000002))
+    np.save(tmp_path / "b.npy", np.linspace(-1e-4, 1.0001, 32 * 32 * 3).reshape(32, 32, 3))
+    images, _ = read_folder(tmp_path, 32)
+    assert (images[0] == 255).all()
+    assert (images[1].min(), images[1].max()) == (0, 255)
+
+
 def test_photos_and_arrays_are_read_in_the_order_of_their_names(tmp_path, drawn, monkeypatch):
     Image.fromarray(drawn[1]).save(tmp_path / "b.png")
     np.save(tmp_path / "c.npy", drawn[2])
@@ -73,6 +81,7 @@ BAD = {
     "nan.npy": (lambda p: np.save(p, np.full((32, 32, 3), np.nan)), "nan.npy"),
     "negative.npy": (lambda p: np.save(p, np.full((32, 32, 3), -1.0)), "negative.npy"),
     "large.npy": (lambda p: np.save(p, np.full((32, 32, 3), 256.5)), "large.npy"),
+    "overshot.npy": (lambda p: np.save(p, np.full((32, 32, 3), 1.3)), "neither 0..1 nor 0..255"),
     "flat.npy": (lambda p: np.save(p, np.zeros(12, np.uint8)), "flat.npy"),
     "five.npy": (lambda p: np.save(p, np.zeros((32, 32, 5), np.uint8)), "five.npy"),
     "empty.npy": (lambda p: np.save(p, np.zeros((0, 32, 3), np.uint8)), "empty.npy"),

@@ -189,3 +189,10 @@ def test_the_command_evaluates_a_folder_of_photos(tmp_path, checkpoint, images, 
 def test_the_command_evaluates_drawn_facades_by_default(tmp_path, checkpoint, monkeypatch):
     monkeypatch.setattr("maelib.evaluate.BASELINES", {"mean_fill": BASELINES["mean_fill"]})
     assert "256 images" in run(EvaluateConfig(checkpoint=checkpoint, out=tmp_path / "figure.png"))
+
+
+def test_one_flat_picture_does_not_make_the_table_infinite():
+    flat = torch.full((1, 3, 32, 32), 0.5)
+    scores = evaluate(FAST, torch.cat([flat, drawn_test_images(32, count=2)]), 8)
+    assert all(np.isfinite([score.psnr, score.ssim]).all() for score in scores)
+    assert "inf" not in evaluation_table(scores)

@@ -85,6 +85,12 @@ def test_the_generator_decides_and_the_global_one_is_left_alone(name):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("name", MASKS)
+def test_a_generator_on_the_gpu_will_do(name):
+    assert MASKS[name](2, (8, 8), 0.4, torch.Generator("cuda")).device.type == "cpu"
+
+
 @given(st.integers(0, 15), st.integers(0, 23), st.integers(1, 4))
 def test_a_pixel_hides_the_patch_it_lies_in_and_no_other(row, col, size_index):
     size = (1, 2, 4, 8)[size_index - 1]

@@ -63,7 +63,7 @@ def test_every_layout_and_range_of_an_array_is_the_same_photo(photo, channels_fi
         (np.zeros((0, 8, 3), np.uint8), r"shape \(0, 8, 3\) is no photo"),
         (np.full((8, 8, 3), np.nan), r"x\.npy: values run from nan to nan.*not finite"),
         (np.full((8, 8, 3), np.inf), r"from inf to inf"),
-        (np.full((8, 8, 3), -0.5), r"from -0.5 to -0.5, outside 0\.\.1 and 0\.\.255; undo a normalisation"),
+        (np.full((8, 8, 3), -0.5), r"from -0.5 to -0.5, which is neither 0\.\.1 nor 0\.\.255; undo a normalisation"),
         (np.full((8, 8, 3), 256.0), r"from 256 to 256"),
         (np.zeros((8, 8, 3), np.int64), r"values are int64; save uint8 0\.\.255, or floats"),
         (np.zeros((8, 8, 3), complex), r"values are complex128"),

@@ -16,7 +16,7 @@ from maelib.facades import draw_images
 from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder
 from maelib.optim import make_optimizers, parameter_groups, rate
 from maelib.tracking import CsvLog, read_log
-from maelib.train import RECIPES, TrainConfig
+from maelib.train import RECIPES, TrainConfig, read_config
 from maelib.validation import Validation
 
 SMALL = MAEConfig(img_size=32, embed_dim=32, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
@@ -120,7 +120,8 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(config, tmp_path, monkey
     assert load_tensors(half.out / "state.safetensors")[1]["step"] == 4
     resumed = weights(train.train(replace(half, resume=True)))
     assert same(whole, resumed)
-    assert [row["step"] for row in read_log(half.out / "log.csv")] == [3, 6]
+    assert read_log(half.out / "log.csv") == read_log(config.out / "log.csv")  # the losses of both halves included
+    assert (half.out / "curves-loss.png").exists()
 
 
 def test_validation_is_fixed_and_apart_from_training(config, monkeypatch):
@@ -209,6 +210,28 @@ def test_bad_configurations_are_named_with_their_cure(options, message):
         TrainConfig(**options)
 
 
+def test_resuming_under_other_settings_names_them_and_refuses(config):
+    train.train(config)
+    before = (config.out / "config.json").read_bytes()
+    other = replace(config, resume=True, optimizer="adamw", model=replace(SMALL, depth=2))
+    with pytest.raises(
+        ValueError, match=r"trained otherwise: model .*'depth': 1.*'depth': 2.*; optimizer muon -> adamw"
+    ):
+        train.train(other)
+    with pytest.raises(ValueError, match="is at step 6 already, beyond steps 5"):
+        train.train(replace(config, resume=True, steps=5))
+    assert (config.out / "config.json").read_bytes() == before
+    assert read_config(config.out) == config
+    train.train(replace(config, resume=True, steps=8))  # a longer run is the same run
+    assert read_log(config.out / "log.csv")[-1]["step"] == 8
+
+
+def test_a_run_that_died_before_its_first_checkpoint_can_start_again(config):
+    config.out.mkdir()
+    (config.out / "log.csv").touch()
+    assert train.train(config).exists()
+
+
 def test_data_that_cannot_be_had_is_named(config, tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         train.train(replace(config, data=tmp_path / "gone"))
@@ -216,6 +239,6 @@ def test_data_that_cannot_be_had_is_named(config, tmp_path):
         train.train(replace(config, data=None, drawn=0))
     with pytest.raises(ValueError, match="--perceptual-weight 0"):
         train.train(replace(config, perceptual_weight=0.4))
-    with pytest.raises(FileNotFoundError, match=r"state\.safetensors does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"config\.json does not exist; start a run there"):
         train.train(replace(config, resume=True))
     assert not checkpoint.Path(config.out).exists()
