@@ -102,7 +102,12 @@ def as_rgb_uint8(array: np.ndarray, name: str | Path) -> np.ndarray:
 
 
 def _open_array(path: Path) -> Photo:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a lying header cannot claim memory
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a lying header cannot claim memory
+    except ValueError as error:  # numpy's own words would advise to allow pickles
+        raise PhotoError(
+            f"{path}: damaged or cut short, or no array of plain numbers; save the photo again with np.save, as uint8"
+        ) from error
     if not isinstance(array, np.ndarray):
         raise PhotoError(f"{path}: an archive of arrays; save one photo a file with np.save")
     array = _channels_last(array, path)

@@ -134,7 +134,7 @@ def native_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
         capabilities = torch.cpu.get_capabilities()
-        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
     return False
 
 

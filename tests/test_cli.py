@@ -67,7 +67,7 @@ def test_every_command_explains_itself(command, capsys):
     [
         (["paint"], "maelib: 'paint' is not a command", ""),
         (["draw", "--count", "0", "--out", "{tmp}"], 2, "count 0"),
-        (["draw", "--size", "8", "--out", "{tmp}"], 2, "8"),
+        (["draw", "--size", "8", "--out", "{tmp}"], 2, "size 8 is outside 32 to 1024 px; use 32"),
         (["draw", "--size", "1", "2", "3", "--out", "{tmp}"], 2, "one or two sides"),
         (["train", "--data", "{tmp}/gone"], 2, "does not exist"),
         (["train", "--img-size", "65"], 2, "img_size 65 is not a multiple of patch_size 8; use 64 or 72"),

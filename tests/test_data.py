@@ -76,18 +76,27 @@ def test_photos_are_cropped_to_their_centre_square(tmp_path):
 
 
 BAD = {
-    "text.npy": (lambda p: p.write_text("hello"), "text.npy"),
-    "objects.npy": (lambda p: np.save(p, np.array([{"a": 1}], dtype=object), allow_pickle=True), "objects.npy"),
-    "nan.npy": (lambda p: np.save(p, np.full((32, 32, 3), np.nan)), "nan.npy"),
-    "negative.npy": (lambda p: np.save(p, np.full((32, 32, 3), -1.0)), "negative.npy"),
-    "large.npy": (lambda p: np.save(p, np.full((32, 32, 3), 256.5)), "large.npy"),
+    "text.npy": (lambda p: p.write_text("hello"), "no array of plain numbers; save"),
+    "objects.npy": (
+        lambda p: np.save(p, np.array([{"a": 1}], dtype=object), allow_pickle=True),
+        "no array of plain numbers; save",
+    ),
+    "nan.npy": (
+        lambda p: np.save(p, np.full((32, 32, 3), np.nan)),
+        "values run from nan to nan.*replace what is not finite",
+    ),
+    "negative.npy": (
+        lambda p: np.save(p, np.full((32, 32, 3), -1.0)),
+        "values run from -1 to -1.*undo a normalisation",
+    ),
+    "large.npy": (lambda p: np.save(p, np.full((32, 32, 3), 256.5)), "values run from 256.5 to 256.5"),
     "overshot.npy": (lambda p: np.save(p, np.full((32, 32, 3), 1.3)), "neither 0..1 nor 0..255"),
-    "flat.npy": (lambda p: np.save(p, np.zeros(12, np.uint8)), "flat.npy"),
-    "five.npy": (lambda p: np.save(p, np.zeros((32, 32, 5), np.uint8)), "five.npy"),
-    "empty.npy": (lambda p: np.save(p, np.zeros((0, 32, 3), np.uint8)), "empty.npy"),
-    "complex.npy": (lambda p: np.save(p, np.zeros((32, 32, 3), np.complex64)), "complex.npy"),
-    "cut.npy": (lambda p: p.write_bytes(b"\x93NUMPY\x01\x00"), "cut.npy"),
-    "broken.png": (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\nnope"), "broken.png"),
+    "flat.npy": (lambda p: np.save(p, np.zeros(12, np.uint8)), "shape .12,. is no photo; save one"),
+    "five.npy": (lambda p: np.save(p, np.zeros((32, 32, 5), np.uint8)), "shape .32, 32, 5. is no photo"),
+    "empty.npy": (lambda p: np.save(p, np.zeros((0, 32, 3), np.uint8)), "shape .0, 32, 3. is no photo"),
+    "complex.npy": (lambda p: np.save(p, np.zeros((32, 32, 3), np.complex64)), "values are complex64; save uint8"),
+    "cut.npy": (lambda p: p.write_bytes(b"\x93NUMPY\x01\x00"), "damaged or cut short.*; save"),
+    "broken.png": (lambda p: p.write_bytes(b"\x89PNG\r\n\x1a\nnope"), "not an image of a known format; save"),
 }
 
 
@@ -98,7 +107,7 @@ def test_a_bad_file_is_named_with_its_cure_or_listed_and_skipped(tmp_path, drawn
     make(tmp_path / name)
     with pytest.raises(PhotoError, match=message) as error:
         read_folder(tmp_path, 32)
-    assert ";" in str(error.value) or ":" in str(error.value)  # what is wrong, and the cure
+    assert name in str(error.value)
     images, skipped = read_folder(tmp_path, 32, skip_bad=True)
     assert images.names == ["good.npy"]
     assert len(skipped) == 1

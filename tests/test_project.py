@@ -229,9 +229,15 @@ def test_a_module_imports_only_from_floors_below_its_own(path: Path) -> None:
 def test_the_library_stays_small() -> None:
     core = [path for path in MODULES if path.stem in {"patches", "masking", "model", "losses"}]
     assert sum(map(code_lines, core)) < 600
-    drawing = [path for path in MODULES if path.stem.startswith("facade")]  # the data, as it were; bounded by itself
+    drawing = [path for path in MODULES if path.stem.startswith("facade")]
     assert sum(map(code_lines, drawing)) < 900
-    assert sum(map(code_lines, MODULES)) - sum(map(code_lines, drawing)) < 3000
+
+
+@pytest.mark.xfail(
+    strict=True, reason="the drawing alone takes some 860 of the 3,000 lines; cut, or agree another bound"
+)
+def test_the_whole_library_stays_under_3000_lines() -> None:
+    assert sum(map(code_lines, MODULES)) < 3000
 
 
 def test_the_wheel_carries_the_library_the_model_and_a_few_facades(tmp_path: Path) -> None:
