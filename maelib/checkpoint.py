@@ -82,6 +82,30 @@ def load_model(path: Path) -> MaskedAutoencoder:
     return model.eval()
 
 
+def start_from(model: MaskedAutoencoder, path: Path) -> None:
+    """Give `model` the weights of a checkpoint of the same shape; only their training sizes may differ.
+
+    Fixed positions stay the model's own, learned ones are resampled to its grid.
+
+    Raises
+    ------
+    FileNotFoundError, CheckpointError
+        As `load_model`; also when the shapes differ.
+    """
+    source = load_model(path)
+    ours, theirs = asdict(model.config), asdict(source.config) | {"img_size": model.config.img_size}
+    differing = [f"{name} {theirs[name]} there, {ours[name]} here" for name in ours if ours[name] != theirs[name]]
+    if differing:
+        raise CheckpointError(f"{path} holds a model of another shape: {'; '.join(differing)}; make them the same")
+    weights = source.state_dict()
+    for name in ("pos_embed", "decoder_pos_embed"):
+        if model.config.positions == "learned":
+            weights[name] = source.resampled_positions(name, model.config.grid_size)
+        else:
+            weights.pop(name)
+    model.load_state_dict(weights, strict=False)
+
+
 def data_folder() -> Path:
     """Where the bundled model and facades lie: `data/` of the repository, or inside the installed package."""
     package = Path(__file__).parent

@@ -268,7 +268,7 @@ class MaskedAutoencoder(nn.Module):
                 f"({len(images)}, {rows * cols}) for a grid of {rows} x {cols}; see maelib.masking"
             )
 
-    def _positions(self, name: str, grid: tuple[int, int]) -> Tensor:
+    def resampled_positions(self, name: str, grid: tuple[int, int]) -> Tensor:
         """Positions `(1, [1 +] N, D)` of encoder or decoder, resampled where the grid is not the trained one."""
         positions, extra = getattr(self, name), int(self.config.class_token)
         resampled = interpolate_positions(positions[0, extra:], self.config.grid_size, grid)
@@ -310,7 +310,7 @@ class MaskedAutoencoder(nn.Module):
 
         # embed every patch and say where it stands
         x = (images - self.pixel_mean[:, None, None]) / self.pixel_std[:, None, None]
-        positions = self._positions("pos_embed", grid)
+        positions = self.resampled_positions("pos_embed", grid)
         x = self.patch_embed(x) + positions[:, extra:]  # (B, C, H, W) -> (B, N, D)
 
         # keep the visible ones only
@@ -341,7 +341,7 @@ class MaskedAutoencoder(nn.Module):
         patches = torch.cat([x[:, extra:], hidden.expand(-1, missing, -1)], dim=1)  # -> (B, N, D')
         patches = patches.gather(1, ids_restore[..., None].expand(-1, -1, x.shape[-1]))
         patches = torch.where(mask[..., None], hidden, patches)
-        x = torch.cat([x[:, :extra], patches], dim=1) + self._positions("decoder_pos_embed", grid)
+        x = torch.cat([x[:, :extra], patches], dim=1) + self.resampled_positions("decoder_pos_embed", grid)
 
         angles = self._angles(self.config.decoder_embed_dim, self.config.decoder_num_heads, grid)
         for block in self.decoder_blocks:

@@ -37,6 +37,8 @@ class TrainConfig:
     """folder of the run: model.safetensors, state.safetensors, log.csv, config.json, curves and repairs as PNG"""
     model: MAEConfig = CONFIGS["facade_tiny"]
     """shape of the model"""
+    init: Path | None = None
+    """checkpoint to start from instead of random weights: same shape, any training size"""
     data: Path | None = None
     """folder of .npy arrays and photos to learn from; without one, drawn facades are used"""
     drawn: int | None = None
@@ -159,7 +161,9 @@ def _save(config: TrainConfig, model: MaskedAutoencoder, optimizers: list, step:
     }
     about = {"step": step, "losses": [loss.item() for loss in losses]}  # losses that no log row holds yet
     checkpoint.save_tensors(config.out / "state.safetensors", {**state, **_named(model)}, about)
-    told = {name: value for name, value in _plain(config).items() if name not in ("out", "data", "resume")}  # no paths
+    told = {
+        name: value for name, value in _plain(config).items() if name not in ("out", "init", "data", "resume")
+    }  # no paths
     checkpoint.save_model(config.out / "model.safetensors", model, {"step": step, "training": told})
 
 
@@ -200,7 +204,7 @@ def read_config(run: Path) -> TrainConfig:
     told = json.loads(path.read_text(encoding="utf-8"))
     model, augment = MAEConfig(**told.pop("model")), told.pop("augment")
     augment = Augment(**augment | {"scale": tuple(augment["scale"])})
-    paths = {name: told[name] and Path(told[name]) for name in ("out", "data")}
+    paths = {name: told[name] and Path(told[name]) for name in ("out", "init", "data")}
     return TrainConfig(**told | paths | {"model": model, "augment": augment, "mask_ratio": tuple(told["mask_ratio"])})
 
 
@@ -261,6 +265,8 @@ def train(config: TrainConfig) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = MaskedAutoencoder(config.model)
+    if config.init and not config.resume:
+        checkpoint.start_from(model, config.init)
     optimizers = make_optimizers(model, config.optimizer, config.lr, config.weight_decay)
     done, losses = _load(config, model, optimizers) if config.resume else (0, [])
     if done > config.steps:

@@ -2,13 +2,14 @@
 
 import json
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from maelib import files
-from maelib.checkpoint import CheckpointError, load_model, load_tensors, save_model, save_tensors
+from maelib.checkpoint import CheckpointError, load_model, load_tensors, save_model, save_tensors, start_from
 from maelib.files import write_atomic
 from maelib.masking import random_mask
 from maelib.model import MAEConfig, MaskedAutoencoder
@@ -97,3 +98,22 @@ def test_a_configuration_that_cannot_be_is_refused(saved, tmp_path):
     save_tensors(tmp_path / "bad.safetensors", tensors, json.loads(json.dumps(about)))
     with pytest.raises(ValueError, match="img_size 17 is not a multiple of patch_size 8"):
         load_model(tmp_path / "bad.safetensors")
+
+
+@pytest.mark.parametrize("positions", ["sincos", "learned"])
+def test_a_model_of_another_size_starts_with_the_same_weights_and_its_own_grid(tmp_path, positions):
+    config = replace(SMALL, img_size=64, positions=positions)
+    source, target = MaskedAutoencoder(config).eval(), MaskedAutoencoder(replace(config, img_size=96)).eval()
+    save_model(tmp_path / "source.safetensors", source, {})
+    start_from(target, tmp_path / "source.safetensors")
+    images, mask = torch.rand(2, 3, 96, 96), random_mask(2, (12, 12), 0.5)
+    if positions == "learned":  # the source resamples its positions at every call, the target once and for all
+        torch.testing.assert_close(target(images, mask), source(images, mask))
+    assert torch.equal(target.blocks[0].attn.qkv.weight, source.blocks[0].attn.qkv.weight)
+    fresh = MaskedAutoencoder(replace(config, img_size=96))
+    assert (positions == "sincos") == torch.equal(target.pos_embed, fresh.pos_embed)
+
+
+def test_a_model_of_another_shape_does_not_start_from_a_checkpoint(saved):
+    with pytest.raises(CheckpointError, match="embed_dim 16 there, 32 here; make them the same"):
+        start_from(MaskedAutoencoder(replace(SMALL, embed_dim=32)), saved[1])
