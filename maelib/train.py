@@ -63,6 +63,8 @@ class TrainConfig:
     """weight of the perceptual loss"""
     all_patches: bool = False
     """count visible patches in the squared error as well"""
+    log_mse: bool = False
+    """minimise the logarithm of each image's squared error, so that faint facades count as much as strong ones"""
     optimizer: Literal["muon", "adamw"] = "muon"
     """muon: Muon for the blocks' matrices, AdamW for the rest; adamw: AdamW for all"""
     lr: float = 4e-3
@@ -260,7 +262,11 @@ def train(config: TrainConfig) -> Path:
     elif (config.out / "state.safetensors").exists():
         raise FileExistsError(f"{config.out} holds a run already; resume it (--resume) or choose another --out")
     loss_function = ReconstructionLoss(
-        config.model, config.mse_weight, config.perceptual_weight, all_patches=config.all_patches
+        config.model,
+        config.mse_weight,
+        config.perceptual_weight,
+        all_patches=config.all_patches,
+        log_mse=config.log_mse,
     )
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)

@@ -1,15 +1,17 @@
 """Losses, against loops by hand and torch's own."""
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from maelib.losses import ReconstructionLoss, masked_mse, perceptual_loss, target_patches
+from maelib.losses import ReconstructionLoss, masked_log_mse, masked_mse, perceptual_loss, target_patches
 from maelib.masking import mask_to_pixels, random_mask
+from maelib.metrics import hole_psnr
 from maelib.model import CONFIGS, PIXEL_MEAN, PIXEL_STD
-from maelib.patches import patchify
+from maelib.patches import patchify, unpatchify
 
 TINY = CONFIGS["facade_tiny"]
 
@@ -41,6 +43,17 @@ def test_visible_patches_count_only_when_asked(batch):
     hidden, everywhere = ReconstructionLoss(TINY), ReconstructionLoss(TINY, all_patches=True)
     assert torch.equal(hidden(wrong, images, mask)["mse"], hidden(prediction, images, mask)["mse"])
     assert everywhere(wrong, images, mask)["mse"] > everywhere(prediction, images, mask)["mse"] + 0.1
+
+
+def test_the_logarithmic_loss_is_the_mean_psnr_of_the_holes(batch):
+    images, prediction, mask = batch
+    repaired, hole = unpatchify(prediction, 8, (8, 8)), mask_to_pixels(mask, 8, (8, 8))
+    psnr = hole_psnr(repaired, images, hole).mean()  # errors of about 0.17, which the floor of 0.001 hardly moves
+    loss = ReconstructionLoss(TINY, log_mse=True)(prediction, images, mask)
+    torch.testing.assert_close(loss["loss"], -math.log(10) / 10 * psnr, atol=0.01, rtol=0)
+    assert loss["mse"] == masked_mse(prediction, patchify(images, 8), mask)
+    faint = masked_log_mse(prediction / 10, patchify(images, 8) / 10, mask) - loss["loss"]
+    assert -math.log(100) < faint < -math.log(100) + 0.6  # all errors a hundredth, and then the floor
 
 
 def test_normalised_targets_have_mean_0_and_deviation_1_and_follow_the_paper(batch):
@@ -92,6 +105,7 @@ def test_the_truth_gets_no_gradient_and_visible_predictions_get_none_either(batc
         (lambda: masked_mse(*torch.zeros(2, 1, 4, 3), torch.zeros(1, 4, dtype=torch.bool)), "hides no patch"),
         (lambda: ReconstructionLoss(TINY, -1.0), "mse_weight -1.0"),
         (lambda: ReconstructionLoss(TINY, 0.0, 0.0), "are no blend"),
+        (lambda: ReconstructionLoss(TINY, all_patches=True, log_mse=True), "log_mse stands alone.* all_patches True"),
         (lambda: ReconstructionLoss(TINY, 0.6, 0.4), "perceptual_weight 0.4 needs features .* --perceptual-weight 0"),
         (lambda: ReconstructionLoss(replace(TINY, norm_pix=True), 0.6, 0.4, blur_and_edges), "norm_pix predicts none"),
     ],
