@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-Label = IntEnum("Label", "SKY ROOF WALL WINDOW DOOR BALCONY SHOP TRIM SHUTTER GROUND PLANT OBJECT", start=0)
+Label = IntEnum("Label", "SKY ROOF WALL WINDOW DOOR BALCONY SHOP TRIM SHUTTER GROUND PLANT OBJECT VOID", start=0)
 LABELS = tuple(label.name.lower() for label in Label)
 RGB = tuple[float, float, float]  # 0 to 255
 

@@ -78,8 +78,8 @@ def _sky(b: Brush, noise: np.random.Generator, depth: int) -> None:
 def _street_life(b: Brush, noise: np.random.Generator, foot: float) -> None:
     """What stands before the facade in many photos, as part of the scene."""
     r, unit, (height, width) = b.rng, b.unit, b.canvas.shape
-    for _ in range(r.choice((0, 0, 0, 1, 2))):
-        tree(b, noise, r.uniform(0, width), foot, unit * r.uniform(0.2, 0.6))
+    for _ in range(r.choice((0, 0, 0, 1, 1, 2))):
+        tree(b, noise, r.uniform(0, width), foot, unit * r.uniform(0.2, 0.75))
     for _ in range(r.choice((0, 0, 0, 0, 1, 3))):
         bush(b, noise, r.uniform(0, width), foot, unit * r.uniform(0.08, 0.3))
     if r.random() < 0.5:

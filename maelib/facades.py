@@ -72,6 +72,8 @@ def draw_facade(seed: int, size: int | tuple[int, int] = 224, *, occluders: bool
     view = _camera(rng, shape)
     planes, labels = _expose(brush.canvas, view, scale)
     finish = _Finish(rng, noise, texture, labels, sun)
+    void = finish.void[0] > 0
+    labels[void] = Label.VOID
     image = finish(planes)
     if not occluders:
         return Facade(image, labels, style)
@@ -80,7 +82,7 @@ def draw_facade(seed: int, size: int | tuple[int, int] = 224, *, occluders: bool
     while np.count_nonzero(cover) < 0.03 * cover.size:
         draw_occluder(layer, noise)
         clear = (layer.canvas == 0).ravel().take(view).reshape(height, scale, width, scale)
-        cover = 1 - clear.mean((1, 3), dtype=np.float32)
+        cover = (1 - clear.mean((1, 3), dtype=np.float32)) * ~void
     front, _ = _expose(layer.canvas, view, scale)
     occluded = np.where(cover[..., None] > 0, finish(planes * (1 - cover) + front), image)
     return Facade(image, labels, style, occluded, cover > 0)
@@ -138,6 +140,27 @@ def _camera(rng: Random, shape: tuple[int, int]) -> np.ndarray:
     return rows
 
 
+def _wedges(rng: Random, shape: tuple[int, int]) -> np.ndarray:
+    """Share `(1, H, W)` of each pixel that lies outside the picture: in two of five, what rectification leaves empty.
+
+    A photo straightened by a computer is no rectangle any more; each border of its frame is a line, here drawn by how
+    far it has moved in at its two ends, one of which often touches the corner.
+    """
+    void = np.zeros((1, *shape), np.float32)
+    if rng.random() < 0.6:
+        return void
+    for k in range(4):
+        across, along = (shape[1], shape[0])[:: 1 if k % 2 else -1]
+        ends = sorted((min(0.4, rng.expovariate(7.5)), min(0.1, rng.expovariate(40)) * (rng.random() < 0.4)))
+        if rng.random() < (0.25 if k % 2 else 0.55):
+            continue
+        first, last = ends[:: rng.choice((-1, 1))]
+        line = across * np.linspace(first, last, along, dtype=np.float32)[:, None]
+        inside = (np.arange(across, dtype=np.float32) + 1 - line).clip(0, 1)  # (along, across)
+        np.maximum(void[0], np.rot90(1 - inside, k + 1), out=void[0])
+    return void
+
+
 def _expose(canvas: np.ndarray, view: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:
     """Average `scale` x `scale` pixels of what is seen; returns planes `(3, H, W)` float32 in 0..255 and labels."""
     seen = canvas.ravel().take(view)
@@ -164,9 +187,10 @@ class _Finish:
         gain = np.array([1 + warm, 1.0, 0.98 - warm], np.float32) * rng.uniform(0.84, 1.08)
         falling = np.where(labels == Label.SKY, np.float32(1), light(rng, noise, labels.shape, sun))
         self.light = falling * gain[:, None, None]
-        self.saturation, self.contrast = rng.uniform(0.6, 1.05), rng.uniform(0.95, 1.3)
+        self.saturation, self.contrast = rng.uniform(0.6, 1.25), rng.uniform(1.0, 1.45)
         self.blur = rng.uniform(0.0, 0.14) * min(1.0, min(labels.shape) / 224)
         self.noise = texture.standard_normal(labels.shape, dtype=np.float32) * rng.uniform(0.5, 4)
+        self.void, self.blank = _wedges(rng, labels.shape), rng.choice((0, 0, 0, 128, 128))
 
     def __call__(self, planes: np.ndarray) -> np.ndarray:
         planes = planes * self.light
@@ -177,4 +201,5 @@ class _Finish:
             planes[one] += flow
             planes[next_] -= flow
         planes = (planes - 118) * self.contrast + 118 + self.noise
+        planes += (self.blank - planes) * self.void
         return np.ascontiguousarray(planes.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))

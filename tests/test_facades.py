@@ -124,6 +124,21 @@ def test_classes_occur_as_in_the_cmp_label_maps(shares: dict[str, np.ndarray]):
         assert theirs / 2 < ours[name] < theirs * 2, (name, ours[name], theirs)
 
 
+def test_some_drawings_show_the_flat_wedges_that_rectification_leaves(facades: list[Facade]):
+    wedged = 0
+    for facade in facades:
+        void = facade.labels == LABELS.index("void")
+        wedged += void.mean() > 0.05
+        if void.mean() > 0.1:
+            values, counts = np.unique(facade.image[void], return_counts=True)
+            assert values[counts.argmax()] in (0, 128)
+            assert counts.max() > 0.5 * counts.sum()  # the rest lies on the edge, half void
+        for one in (~void, ~void.T):  # between straight edges every line of the photo is in one piece
+            assert (np.abs(np.diff(one.astype(int), axis=1, prepend=0, append=0)).sum(axis=1) <= 2).all()
+        assert not (facade.occluder & void).any()
+    assert 0.25 < wedged / len(facades) < 0.5  # in the CMP photos 0.44
+
+
 def test_labels_lie_where_the_picture_shows_them(facades: list[Facade]):
     edges, elsewhere, brighter = [], [], []
     for facade in facades:
