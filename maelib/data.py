@@ -47,28 +47,40 @@ class Images(Dataset):
         return Images(self.images[indices], [self.names[i] for i in indices])
 
 
-class StepSampler(Sampler[list[int]]):
-    """Batches of indices for a whole run: one seeded permutation after another, each image once in each.
+def epoch_indices(count: int, drawn: int, share: float) -> np.ndarray:
+    """Indices of an epoch over `count` images, the last `drawn` of them drawings: the others make up `share` of it.
 
-    The batch of a step depends on seed and step alone, so a run continues at `first_step` as if never interrupted.
+    Each of the others stands there equally often, at least once; where there are only drawings, or none, every image
+    stands there once.
+    """
+    others = count - drawn
+    often = max(1, round(drawn * share / (1 - share) / others)) if others else 0
+    return np.concatenate([np.tile(np.arange(others), often), np.arange(others, count)])
+
+
+class StepSampler(Sampler[list[int]]):
+    """Batches of indices for a whole run: one seeded permutation of `epoch` after another, each entry once in each.
+
+    `epoch` holds the indices of an epoch; an image that stands there twice is seen twice as often. The batch of a
+    step depends on seed and step alone, so a run continues at `first_step` as if never interrupted.
     """
 
-    def __init__(self, count: int, batch_size: int, steps: int, seed: int, first_step: int = 0) -> None:
-        self.count, self.batch_size, self.seed = count, batch_size, seed
+    def __init__(self, epoch: Sequence[int], batch_size: int, steps: int, seed: int, first_step: int = 0) -> None:
+        self.epoch, self.batch_size, self.seed = np.asarray(epoch), batch_size, seed
         self.first_step, self.steps = first_step, steps
 
     def __len__(self) -> int:
         return self.steps - self.first_step
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch, order = -1, None
+        current, order, count = -1, None, len(self.epoch)
         for step in range(self.first_step, self.steps):
             batch = []
             for position in range(step * self.batch_size, (step + 1) * self.batch_size):
-                if position // self.count != epoch:
-                    epoch = position // self.count
-                    order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
-                batch.append(int(order[position % self.count]))
+                if position // count != current:
+                    current = position // count
+                    order = self.epoch[np.random.default_rng((self.seed, current)).permutation(count)]
+                batch.append(int(order[position % count]))
             yield batch
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from maelib import checkpoint
 from maelib.augment import Augment, to_float
-from maelib.data import Images, StepSampler, drawn_pool, read_folder, split
+from maelib.data import Images, StepSampler, drawn_pool, epoch_indices, read_folder, split
 from maelib.evaluate import HOLES
 from maelib.files import write_atomic
 from maelib.losses import ReconstructionLoss
@@ -43,6 +43,8 @@ class TrainConfig:
     """folder of .npy arrays and photos to learn from; without one, drawn facades are used"""
     drawn: int | None = None
     """facades to draw into the training pool; by default 20000 without a folder, 0 with one"""
+    data_share: float = 0.5
+    """where a folder and drawings are mixed, the folder's share of the images seen"""
     val_share: float = 0.2
     """share of the folder's files kept for validation"""
     skip_bad: bool = False
@@ -88,6 +90,10 @@ class TrainConfig:
         for name in ("steps", "batch_size", "eval_every", "val_images", "lr"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} {getattr(self, name)} is not positive; use more than 0")
+        if not 0 < self.data_share < 1:
+            raise ValueError(
+                f"data_share {self.data_share} mixes nothing; use a share above 0 and below 1, such as 0.5"
+            )
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup {self.warmup} is no share of the steps; use 0 to below 1, such as 0.05")
         if not self.mask_ratio[0] <= self.mask_ratio[1]:
@@ -118,7 +124,7 @@ RECIPES: dict[str, TrainConfig] = {
 
 
 def load_images(config: TrainConfig) -> tuple[Images, Images, list[str]]:
-    """Training images, validation images and the complaints about skipped files, as the configuration asks."""
+    """Training images, drawings last, validation images, and the complaints about skipped files, as configured."""
     size, skipped = config.model.img_size, []
     drawn = config.drawn if config.drawn is not None else (0 if config.data else 20_000)
     if config.data is None:
@@ -281,7 +287,8 @@ def train(config: TrainConfig) -> Path:
 
     size, grid, (low, high) = config.model.img_size, config.model.grid_size, config.mask_ratio
     accelerator = _accelerator(config)
-    sampler = StepSampler(len(train_images), config.batch_size, config.steps, config.seed, done)
+    epoch = epoch_indices(len(train_images), config.drawn if config.data and config.drawn else 0, config.data_share)
+    sampler = StepSampler(epoch, config.batch_size, config.steps, config.seed, done)
     loader = DataLoader(train_images, batch_sampler=sampler, collate_fn=lambda batch: batch, generator=Generator())
     model, loader, *optimizers = accelerator.prepare(model, loader, *optimizers)
     bare = accelerator.unwrap_model(model)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from maelib import data
-from maelib.data import Images, StepSampler, drawn_pool, near_duplicates, read_folder, split
+from maelib.data import Images, StepSampler, drawn_pool, epoch_indices, near_duplicates, read_folder, split
 from maelib.facades import draw_images
 from maelib.photos import PhotoError
 
@@ -191,11 +191,24 @@ def test_a_pool_that_makes_no_sense_is_refused():
 @settings(max_examples=50)
 @given(st.integers(1, 20), st.integers(1, 30), st.integers(1, 12), st.integers(0, 99), st.data())
 def test_each_image_comes_once_an_epoch_and_a_resumed_run_goes_on_alike(count, batch, steps, seed, draw):
-    order = [i for batch_ in StepSampler(count, batch, steps, seed) for i in batch_]
+    order = [i for batch_ in StepSampler(range(count), batch, steps, seed) for i in batch_]
     assert len(order) == steps * batch
     for epoch in range(len(order) // count):
         assert sorted(order[epoch * count : (epoch + 1) * count]) == list(range(count))
     first = draw.draw(st.integers(0, steps))
-    resumed = StepSampler(count, batch, steps, seed, first)
+    resumed = StepSampler(range(count), batch, steps, seed, first)
     assert [i for batch_ in resumed for i in batch_] == order[first * batch :]
     assert len(resumed) == steps - first
+
+
+@pytest.mark.parametrize(("photos", "drawn", "share"), [(40, 2000, 0.5), (40, 2000, 0.2), (300, 1000, 0.75)])
+def test_a_folder_mixed_with_drawings_makes_up_the_share_asked_for(photos, drawn, share):
+    times = np.bincount(epoch_indices(photos + drawn, drawn, share))
+    assert (times[photos:] == 1).all()
+    assert len(set(times[:photos])) == 1
+    assert times[:photos].sum() / times.sum() == pytest.approx(share, abs=0.01)
+
+
+def test_a_folder_or_drawings_alone_are_seen_once_an_epoch():
+    assert epoch_indices(7, 0, 0.5).tolist() == epoch_indices(7, 7, 0.5).tolist() == list(range(7))
+    assert np.bincount(epoch_indices(110, 10, 0.5)).tolist() == [1] * 110  # photos are never left out
