@@ -1,86 +1,160 @@
-"""Does training pay? Hole PSNR, SSIM and sharpness of a model beside classical inpainting.
+"""Does training pay? Hole PSNR, SSIM and sharpness of a model beside classical inpainting, one command a row.
 
-    python benchmarks/quality.py --photos FOLDER
+    python benchmarks/quality.py drawn
+    python benchmarks/quality.py mixed64 --train FOLDER --photos FOLDER
 
-trains the default recipe from nothing (what `maelib train` does), then scores it on 256 drawn facades that no training
-draws and, when a folder is given, on its photos. With `--checkpoint FILE` it scores that model instead. The report goes
-to benchmarks/results/; times are of the machine it names.
+trains what `ROWS` says for the row, from nothing, then scores it on 256 drawn facades that no training draws and on the
+photos of `--photos`. `--checkpoint FILE` scores that model instead. Report, training log and figure (drawn facades
+only) go to benchmarks/results/; times are of the machine the report names.
 """
 
 import os
-import platform
+import shutil
 import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, NamedTuple
+from unittest.mock import patch
 
-import torch
+import numpy as np
 import tyro
+from common import DRAWN, RESULTS, cpu_seconds, image_sets, machine, save_small, shown
 
+from maelib.augment import Augment
 from maelib.baselines import BASELINES
-from maelib.checkpoint import load_model
-from maelib.data import drawn_pool, read_folder
-from maelib.evaluate import drawn_test_images, evaluate, evaluation_table, model_method
-from maelib.train import RECIPES, train
+from maelib.checkpoint import bundled_checkpoint, load_model
+from maelib.data import TEST_SEEDS, near_duplicates, read_folder
+from maelib.evaluate import evaluate, evaluation_figure, evaluation_table, model_method
+from maelib.train import RECIPES, TrainConfig, train
+
+
+class Row(NamedTuple):
+    """A line of the table: what is trained, and which folders it takes."""
+
+    about: str
+    config: TrainConfig | None = None  # None: nothing is trained, the bundled model is scored
+    train: bool = False  # learns from the photos of --train as well
+    photos: bool = False  # means nothing unless scored on the photos of --photos
+
+
+TINY, SMALL = RECIPES["facade_tiny"], RECIPES["facade_small"]
+# Every image of a pool is seen equally often, so few drawings leave the photos their weight.
+MIXED = {"drawn": 2000, "val_share": 0.1, "augment": Augment(scale=(0.7, 1.0))}
+ROWS: dict[str, Row] = {
+    "drawn": Row("the bundled model"),
+    "tiny": Row("the default recipe, what `maelib train` does", TINY),
+    "drawings64": Row("64 px, ten minutes on drawings alone", replace(TINY, steps=8000), photos=True),
+    "mixed64": Row(
+        "64 px, ten minutes on photos and drawings", replace(TINY, steps=8000, **MIXED), train=True, photos=True
+    ),
+    "photos128": Row(
+        "128 px, an hour on photos and drawings",
+        replace(SMALL, model=replace(SMALL.model, img_size=128), steps=8000, **MIXED),
+        train=True,
+        photos=True,
+    ),
+}
 
 
 @dataclass(frozen=True)
 class QualityConfig:
-    """Score a model beside classical inpainting."""
+    """Train one row's model and score it beside classical inpainting."""
 
+    row: tyro.conf.Positional[Literal[tuple(ROWS)]]
+    """which row"""
+    train: Path | None = None
+    """folder of real photos to learn from"""
     photos: Path | None = None
-    """folder of real photos to score on as well"""
+    """folder of other real photos to score on"""
     checkpoint: Path | None = None
-    """model to score; by default the default recipe is trained first"""
-    out: Path = Path(__file__).parent / "results" / "quality.md"
-    """report to write"""
+    """score this model instead of training one"""
+    steps: int | None = None
+    """train fewer steps than the row says"""
+    keep: Path | None = None
+    """folder to leave the run in; a broken-off one goes on with `maelib train --resume --out` that folder"""
+    count: int = len(TEST_SEEDS)
+    """drawn facades to score on"""
+    out: Path = RESULTS
+    """folder for report, log and figure"""
+
+    def __post_init__(self) -> None:
+        row, trains = ROWS[self.row], self.trains
+        used = {"steps": trains, "keep": trains, "train": trains and row.train}
+        for name, is_used in used.items():
+            if not is_used and getattr(self, name) is not None:
+                raise ValueError(f"--{name} {getattr(self, name)} changes nothing about row {self.row}; leave it out")
+        if used["train"] and self.train is None:
+            raise ValueError(f"row {self.row} learns from photos; add --train FOLDER, or --checkpoint FILE")
+        if row.photos and self.photos is None:
+            raise ValueError(f"row {self.row} is scored on real photos; add --photos FOLDER")
+        for name in ("train", "photos"):
+            folder = getattr(self, name)
+            if folder is not None and not folder.is_dir():
+                raise FileNotFoundError(f"--{name} {folder} is no folder; give one with photos")
+        if self.train is not None and self.train.resolve() == self.photos.resolve():
+            raise ValueError(f"--train and --photos are both {self.train}; score on photos of another folder")
+
+    @property
+    def trains(self) -> bool:
+        """Whether a model is trained first."""
+        return ROWS[self.row].config is not None and self.checkpoint is None
 
 
-def machine() -> str:
-    """What the times were measured on."""
-    name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor()
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    return f"{os.cpu_count()} cores ({name}), {device}, torch {torch.__version__}, Python {platform.python_version()}"
-
-
-def train_default(folder: Path) -> tuple[Path, str]:
-    """Train the default recipe with an empty cache; returns the checkpoint and a line on what it took."""
-    os.environ["MAELIB_CACHE"] = str(folder / "cache")
-    config = replace(RECIPES["facade_tiny"], out=folder / "run")
-    start, cpu = time.perf_counter(), time.process_time()
-    drawn_pool(20_000, config.model.img_size)
-    drawing = time.perf_counter() - start
-    checkpoint = train(config)
-    wall, cpu = time.perf_counter() - start, time.process_time() - cpu
-    images = config.steps * config.batch_size
-    return checkpoint, (
-        f"`maelib train`: {config.steps} steps of {config.batch_size} = {images} images in {wall:.0f} s, of which "
-        f"{drawing:.0f} s drew the pool ({cpu:.0f} CPU-seconds, those of the drawing processes apart)"
+def train_row(config: QualityConfig, out: Path, cache: Path) -> tuple[Path, str]:
+    """Train a row with an empty cache of drawings; returns the checkpoint and a line on what it took."""
+    recipe = replace(ROWS[config.row].config, out=out, data=config.train)
+    recipe = replace(recipe, steps=min(config.steps or recipe.steps, recipe.steps))
+    wall, (own, children) = time.perf_counter(), cpu_seconds()
+    with patch.dict(os.environ, MAELIB_CACHE=str(cache)):
+        checkpoint = train(recipe)
+    wall, own, children = time.perf_counter() - wall, cpu_seconds()[0] - own, cpu_seconds()[1] - children
+    story = (
+        f"Trained {recipe.steps} steps of {recipe.batch_size} = {recipe.steps * recipe.batch_size} images in "
+        f"{wall:.0f} s: {own + children:.0f} CPU-seconds, {children:.0f} of them by the processes that draw."
     )
+    if config.train is not None:
+        size = recipe.model.img_size
+        learnt, scored = (read_folder(folder, size)[0] for folder in (config.train, config.photos))
+        groups = near_duplicates(learnt + scored)
+        twice = np.isin(groups[len(learnt) :], groups[: len(learnt)]).sum()
+        story += f" Learnt from {len(learnt)} photos, {recipe.val_share:.0%} kept for validation"
+        story += f"; {twice} of the {len(scored)} scored have a near-duplicate among them."
+    return checkpoint, story
 
 
 def main(config: QualityConfig) -> None:
     """Train if asked, score, report."""
+    row = ROWS[config.row]
+    checkpoint = config.checkpoint or bundled_checkpoint()
+    shape = row.config.model if config.trains else load_model(checkpoint).config
+    if row.config is not None and shape != row.config.model:
+        raise ValueError(f"{checkpoint} is not of the shape that row {config.row} trains; use a model of this row")
+    sets = image_sets(shape.img_size, config.photos, config.count)  # before training, so that a bad photo costs nothing
+    config.out.mkdir(parents=True, exist_ok=True)
+    report, log, figure = (config.out / f"{config.row}.{suffix}" for suffix in ("md", "csv", "png"))
+    story = f"Scored `{shown(checkpoint)}`, trained beforehand."
     with tempfile.TemporaryDirectory() as folder:
-        if config.checkpoint is None:
-            checkpoint, story = train_default(Path(folder))
-        else:
-            checkpoint, story = config.checkpoint, f"`{config.checkpoint}`, trained beforehand"
+        if config.trains:
+            checkpoint, story = train_row(config, config.keep or Path(folder) / "run", Path(folder) / "cache")
         model = load_model(checkpoint)
-    size, patch_size = model.config.img_size, model.config.patch_size
-    sets = {"Drawn facades, held out": drawn_test_images(size)}
-    if config.photos:
-        photos, _ = read_folder(config.photos, size)
-        sets["Real photos, none like them trained on"] = photos.__getitems__(list(range(len(photos)))).float() / 255
+        if checkpoint.with_name("log.csv").is_file():
+            shutil.copyfile(checkpoint.with_name("log.csv"), log)
     methods = {**BASELINES, "model": model_method(model)}
-    lines = ["# Quality inside the hole", "", story, "", f"Machine: {machine()}."]
+    lines = [f"# {config.row}: {row.about}", "", story, "", f"Machine: {machine()}.", ""]
     for name, images in sets.items():
-        lines += ["", f"## {name}: {len(images)} images of {size} px, patches of {patch_size} px", ""]
-        lines.append(evaluation_table(evaluate(methods, images, patch_size, progress=True)))
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    config.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        scores = evaluate(methods, images, shape.patch_size, progress=True)
+        lines += [f"## {name}: {len(images)} of {shape.img_size} px, patches of {shape.patch_size} px", ""]
+        lines += [evaluation_table(scores), ""]
+        if name == DRAWN:  # real photos never get into the figure
+            save_small(evaluation_figure(methods, scores, images, shape.patch_size), figure)
+    lines.append(f"![Drawn facades: truth, hole, the two best baselines, the model's repair.]({figure.name})")
+    report.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
 
 if __name__ == "__main__":
-    main(tyro.cli(QualityConfig, description=__doc__))
+    try:
+        main(tyro.cli(QualityConfig, description=__doc__))
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"quality.py: {error}") from error

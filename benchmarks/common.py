@@ -1,0 +1,52 @@
+"""What the benchmarks share: machine and CPU time, test images, how a report names files and keeps figures small."""
+
+import io
+import os
+import platform
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from maelib.data import TEST_SEEDS, read_folder
+from maelib.evaluate import drawn_test_images
+
+RESULTS = Path(__file__).parent / "results"
+DRAWN, PHOTOS = "Drawn facades, held out", "Real photos"
+
+
+def machine() -> str:
+    """What the times were measured on."""
+    name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    return f"{os.cpu_count()} cores ({name}), {device}, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def cpu_seconds() -> tuple[float, float]:
+    """CPU time so far of this process, and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system, times.children_user + times.children_system
+
+
+def image_sets(size: int, photos: Path | None, count: int = len(TEST_SEEDS)) -> dict[str, Tensor]:
+    """Images `(B, 3, size, size)` in [0, 1] by name: `count` held-out drawings and, if given, a folder's photos."""
+    sets = {DRAWN: drawn_test_images(size, count)}
+    if photos is not None:
+        images, _ = read_folder(photos, size)
+        sets[PHOTOS] = images.__getitems__(list(range(len(images)))).float() / 255
+    return sets
+
+
+def shown(path: Path) -> str:
+    """A file as a report names it: from the repository's root, or by its bare name when it lies elsewhere."""
+    path, root = Path(path).resolve(), Path(__file__).resolve().parents[1]
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+
+
+def save_small(figure: Figure, path: Path) -> None:
+    """Save a figure as a PNG of 256 colours, a third of the size."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    Image.open(buffer).convert("RGB").quantize(256).save(path, optimize=True)

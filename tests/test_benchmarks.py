@@ -1,0 +1,116 @@
+"""Each row of the quality table can run, asks for the folders it needs, and keeps real photos out of its figure."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import quality
+import torch
+import tyro
+from failures import FailuresConfig
+from failures import main as show_failures
+from properties import PROPERTIES, measure
+from quality import ROWS, QualityConfig, Row
+
+from maelib.baselines import BASELINES
+from maelib.evaluate import drawn_test_images
+from maelib.model import MAEConfig
+
+FAST = {name: BASELINES[name] for name in ("mean_fill", "translation_copy", "mean_of_copies", "telea")}
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two folders of different pictures, 12 and 4, that stand for photos."""
+    pictures = (drawn_test_images(32, count=16).permute(0, 2, 3, 1) * 255).byte().numpy()
+    for name, part in (("train", pictures[:12]), ("photos", pictures[12:])):
+        (tmp_path / name).mkdir()
+        for i, picture in enumerate(part):
+            np.save(tmp_path / name / f"{i}.npy", picture)
+    return {"train": tmp_path / "train", "photos": tmp_path / "photos"}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_runs_from_its_command_line(name, folders):
+    row = ROWS[name]
+    wanted = [folder for folder in ("train", "photos") if getattr(row, folder)]
+    args = [name] + [word for folder in wanted for word in (f"--{folder}", str(folders[folder]))]
+    config = tyro.cli(QualityConfig, args=args)
+    assert config.trains == (row.config is not None)
+    assert not row.train or row.config.drawn, "a mixed row draws facades too"
+    for missing in wanted:
+        with pytest.raises(ValueError, match=f"row {name} .* add --{missing} FOLDER"):
+            QualityConfig(name, **{folder: folders[folder] for folder in wanted if folder != missing})
+
+
+def test_mistakes_in_folders_are_named_before_anything_is_trained(folders, tmp_path):
+    with pytest.raises(ValueError, match=r"--train and --photos are both .* another folder"):
+        QualityConfig("mixed64", train=folders["train"], photos=folders["train"])
+    with pytest.raises(FileNotFoundError, match=r"--photos .*nowhere is no folder"):
+        QualityConfig("drawn", photos=tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="--steps 3 changes nothing about row drawn"):
+        QualityConfig("drawn", steps=3)
+    other = QualityConfig("tiny", checkpoint=quality.bundled_checkpoint(), out=tmp_path)
+    with pytest.raises(ValueError, match="not of the shape that row tiny trains"):
+        quality.main(other)
+
+
+def test_the_drawn_row_scores_the_bundled_model(tmp_path, monkeypatch):
+    monkeypatch.setattr(quality, "BASELINES", FAST)
+    quality.main(QualityConfig("drawn", count=4, out=tmp_path))
+    report = (tmp_path / "drawn.md").read_text()
+    assert "facade_small.safetensors" in report
+    assert "4 of 96 px" in report
+    assert "model above the best" in report
+    assert 0 < (tmp_path / "drawn.png").stat().st_size < 300_000
+
+
+def test_a_mixed_row_trains_reports_and_keeps_photos_out_of_its_figure(tmp_path, folders, monkeypatch):
+    shape = MAEConfig(img_size=32, embed_dim=16, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
+                      decoder_num_heads=2)  # fmt: skip
+    config = replace(ROWS["mixed64"].config, model=shape, steps=9, drawn=4, val_share=0.25, batch_size=4)
+    monkeypatch.setitem(ROWS, "mixed64", Row("small", config, train=True, photos=True))
+    monkeypatch.setattr(quality, "BASELINES", FAST)
+    drawn_in_figures = []
+
+    def figure(methods, scores, images, patch_size):
+        drawn_in_figures.append(images)
+        return real_figure(methods, scores, images, patch_size)
+
+    real_figure = quality.evaluation_figure
+    monkeypatch.setattr(quality, "evaluation_figure", figure)
+    out, keep = tmp_path / "out", tmp_path / "keep"
+    quality.main(QualityConfig("mixed64", **folders, steps=2, keep=keep, count=6, out=out))
+    report = (out / "mixed64.md").read_text()
+    assert "Trained 2 steps of 4 = 8 images" in report
+    assert "Learnt from 12 photos, 25% kept for validation" in report
+    assert "## Real photos: 4 of 32 px" in report
+    assert str(tmp_path) not in report, "a report names no path of the machine"
+    assert (out / "mixed64.csv").read_text() == (keep / "log.csv").read_text()
+    assert len(drawn_in_figures) == 1
+    assert torch.equal(drawn_in_figures[0], drawn_test_images(32, count=6))
+
+
+def test_properties_of_a_hand_made_picture():
+    image = torch.zeros(3, 32, 32)
+    image[:, :, 0::16] = 1.0  # stripes that repeat every 16 px, nothing from top to bottom
+    hole = torch.zeros(32, 32, dtype=torch.bool)
+    hole[8:16, 8:16] = True  # between two stripes
+    found = dict(zip(PROPERTIES, measure(image, hole, 8), strict=True))
+    assert found["repetition error"] == pytest.approx(0, abs=1e-6)
+    assert found["reach of the copy"] == 1
+    assert found["truth's gradient"] == 0
+    share = (2 * 32) / (32 * 32 - 64)
+    assert found["colour step"] == pytest.approx(255 * share)
+    assert found["contrast"] == pytest.approx(255 * (share * (1 - share)) ** 0.5, rel=1e-3)  # n - 1 against n
+    assert found["depth"] == pytest.approx((28 * 1 + 20 * 2 + 12 * 3 + 4 * 4) / 64)  # ring by ring
+
+
+def test_failures_are_reported_and_drawn(tmp_path, folders, monkeypatch):
+    monkeypatch.setattr("failures.FEWEST", 0)
+    show_failures(FailuresConfig(photos=folders["photos"], count=12, out=tmp_path))
+    report = (tmp_path / "failures.md").read_text()
+    assert "## Drawn facades, held out: 12 images" in report
+    assert "## Real photos: 4 images" in report
+    assert all(f"| {name}: " in report for name in PROPERTIES)
+    assert "nan" not in report
