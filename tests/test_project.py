@@ -31,8 +31,8 @@ TOP_LEVEL = {
 
 # A module imports only from rows above its own.
 FLOORS = (
-    {"patches", "facade_parts", "files"},
-    {"masking", "facade_windows", "photos"},
+    {"patches", "facade_parts", "files", "wedges"},
+    {"masking", "facade_windows", "photos", "downloads"},
     {"facade_ends"},
     {"facade_building"},
     {"facade_scene"},
