@@ -178,7 +178,8 @@ def extract_zip(archive: Path, folder: Path, max_bytes: int = MAX_UNPACKED) -> P
     except DownloadError:
         raise
     except Exception as error:  # zipfile raises nearly anything on damaged archives
-        raise DownloadError(f"{archive}: damaged or cut short ({error}); delete it and fetch it anew") from error
+        cure = f"delete {archive.name} and {archive.name}.sha256, and fetch it anew"
+        raise DownloadError(f"{archive}: damaged or cut short ({error}); {cure}") from error
     return folder
 
 

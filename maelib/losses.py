@@ -122,14 +122,18 @@ class ReconstructionLoss:
         self.config, self.features, self.all_patches = config, features, all_patches
         self.mse_weight, self.perceptual_weight = mse_weight, perceptual_weight
 
-    def __call__(self, prediction: Tensor, images: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def __call__(
+        self, prediction: Tensor, images: Tensor, mask: Tensor, void: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Scalars `loss` (the blend) and its unweighted terms `mse` and, where it counts, `perceptual`.
 
-        Takes predicted patches `(B, N, P)`, true images `(B, C, H, W)` in [0, 1], mask `(B, N)` bool.
+        Takes predicted patches `(B, N, P)`, true images `(B, C, H, W)` in [0, 1], mask `(B, N)` bool, and, for
+        `all_patches`, the patches `(B, N)` bool that do not count even so.
         """
         size = self.config.patch_size
         target = target_patches(images, size, self.config.norm_pix)
-        terms = {"mse": masked_mse(prediction, target, None if self.all_patches else mask)}
+        everywhere = None if void is None else ~void
+        terms = {"mse": masked_mse(prediction, target, everywhere if self.all_patches else mask)}
         loss = self.mse_weight * terms["mse"]
         if self.perceptual_weight:
             grid = grid_size(tuple(images.shape[2:]), size)
