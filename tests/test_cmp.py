@@ -65,10 +65,10 @@ def test_both_parts_are_fetched_unpacked_and_read(folder):
 
 
 def test_wedges_come_with_the_photos(folder):
-    images, _, _ = read_cmp(folder, 32)
+    images, _, _ = read_cmp(folder, 64)
     _, voids = images.batch(list(range(7)))
     assert list(voids.any(dim=(1, 2))) == [True] + [False] * 6
-    assert voids[0].float().mean() == pytest.approx(0.25, abs=0.05)  # and the frayed edge
+    assert voids[0].float().mean() == pytest.approx(0.25, abs=0.03)  # and the frayed edge
 
 
 def test_a_second_call_fetches_nothing_and_a_changed_archive_is_refused(folder, server):
@@ -123,11 +123,6 @@ def test_the_command_fetches_and_what_it_fetched_can_be_trained_on(server, archi
     small = ["--embed-dim", "16", "--num-heads", "1", "--depth", "1", "--decoder-embed-dim", "16"]
     small += ["--decoder-num-heads", "1", "--decoder-depth", "1", "--steps", "2", "--batch-size", "2"]
     main(["train", "--data", str(out), "--out", str(tmp_path / "run"), *small])
-    with pytest.raises(SystemExit):
-        main(["fetch", "gold"])
-    assert "'gold' is nothing that can be fetched; there is cmp: the CMP" in " ".join(
-        "".join(capsys.readouterr()).replace("│", " ").split()
-    )
 
 
 def test_the_original_layout_is_read():

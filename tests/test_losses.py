@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from maelib.losses import ReconstructionLoss, masked_mse, perceptual_loss, target_patches
-from maelib.masking import mask_to_pixels, random_mask
+from maelib.masking import keep_out, mask_to_pixels, random_mask
 from maelib.model import CONFIGS, PIXEL_MEAN, PIXEL_STD
 from maelib.patches import patchify
 
@@ -99,3 +99,17 @@ def test_the_truth_gets_no_gradient_and_visible_predictions_get_none_either(batc
 def test_bad_input_is_named_with_its_cure(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("all_patches", [False, True])
+def test_what_void_patches_show_never_counts(batch, all_patches):
+    images, prediction, mask = batch
+    void = torch.zeros_like(mask)
+    void[:, :20] = True
+    loss = ReconstructionLoss(TINY, all_patches=all_patches)
+    hole = mask_to_pixels(void, 8, (8, 8))[:, None]
+    first, second = (
+        loss(prediction, images.masked_fill(hole, fill), keep_out(mask, void), void)["loss"] for fill in (0.0, 1.0)
+    )
+    assert torch.equal(first, second)
+    assert not torch.equal(first, loss(prediction, images, mask)["loss"])
