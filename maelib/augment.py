@@ -46,6 +46,12 @@ class Augment:
         x = self._move(to_float(images), size, generator)
         return self._recolour(x, generator) if self.jitter else x
 
+    def with_voids(self, images: Tensor, voids: Tensor, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """The same, and where void `(B, H, W)` bool has gone, `(B, size, size)`: every pixel with any void in it."""
+        x = self._move(torch.cat([to_float(images), voids[:, None].float()], dim=1), size, generator)
+        x, voids = x[:, :-1], x[:, -1] > 0
+        return self._recolour(x, generator) if self.jitter else x, voids
+
     def _move(self, x: Tensor, size: int, generator: Generator) -> Tensor:
         """Crop, rotate and mirror by resampling once; the rotated crop always lies inside the image."""
         u = torch.rand(5, len(x), generator=generator)

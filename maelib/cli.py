@@ -1,4 +1,4 @@
-"""The command line, `maelib draw | train | evaluate | reconstruct`, generated from the configurations.
+"""The command line, `maelib draw | train | evaluate | fetch | reconstruct`, generated from the configurations.
 
 Each option is a field of a dataclass and its help is that field's documentation; nothing is typed twice.
 """
@@ -98,10 +98,17 @@ def _reconstruct(args: list[str]) -> None:
         raise SystemExit(1)
 
 
+def _fetch(args: list[str]) -> None:
+    from maelib.fetch import FetchConfig, fetch
+
+    print(fetch(_parse(FetchConfig, "fetch", args)))
+
+
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "draw": (_draw, "draw facades into a folder"),
     "train": (_train, "train a model, on drawn facades or on yours"),
     "evaluate": (_evaluate, "compare a model with classical inpainting, inside the hole"),
+    "fetch": (_fetch, "download photos of facades"),
     "reconstruct": (_reconstruct, "repair a photo, or a folder of them"),
 }
 

@@ -16,16 +16,21 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from maelib import facades
+from maelib.masking import mask_from_pixels
 from maelib.photos import PHOTO_SUFFIXES, PhotoError, read_photo
+from maelib.wedges import find_wedges
 
 TEST_SEEDS = range(900_000_000, 900_000_256)  # never drawn for training; see maelib.evaluate
 
 
 class Images(Dataset):
-    """Equally large images in memory or memory-mapped: uint8 `(N, H, W, C)` inside, `(C, H, W)` tensors outside."""
+    """Equally large images in memory or memory-mapped: uint8 `(N, H, W, C)` inside, `(C, H, W)` tensors outside.
 
-    def __init__(self, images: np.ndarray, names: Sequence[str]) -> None:
-        self.images, self.names = images, list(names)
+    Where pixels hold no facade, `voids` says so: bool `(N, H, W)`, as `np.packbits` packs it along W; None for nowhere.
+    """
+
+    def __init__(self, images: np.ndarray, names: Sequence[str], voids: np.ndarray | None = None) -> None:
+        self.images, self.names, self.voids = images, list(names), voids
 
     def __len__(self) -> int:
         return len(self.images)
@@ -37,14 +42,48 @@ class Images(Dataset):
     def __getitem__(self, index: int) -> Tensor:
         return self.__getitems__([index])[0]
 
+    def batch(self, indices: list[int]) -> tuple[Tensor, Tensor | None]:
+        """Images `(B, C, H, W)` uint8 and their voids `(B, H, W)` bool, None when no image has any."""
+        if self.voids is None:
+            return self.__getitems__(indices), None
+        voids = np.unpackbits(self.voids[np.asarray(indices)], axis=2, count=self.images.shape[2])
+        return self.__getitems__(indices), torch.from_numpy(voids).bool()
+
+    def with_wedges(self, patch_size: int = 1) -> "Images":
+        """The same images, their flat wedges marked as void (see `maelib.wedges`).
+
+        Raises
+        ------
+        ValueError
+            When wedges touch every patch of an image: nothing is left to learn from.
+        """
+        voids = []
+        for start in range(0, len(self), 1000):  # a bit a pixel: a large pool stays small
+            found = find_wedges(self.images[start : start + 1000])
+            touched = mask_from_pixels(torch.from_numpy(found), patch_size).all(dim=1).numpy()
+            if touched.any():
+                name = self.names[start + int(touched.argmax())]
+                raise ValueError(f"{name}: flat wedges touch every patch of {patch_size} px; crop them or leave it out")
+            voids.append(np.packbits(found, axis=2))
+        voids = np.concatenate(voids)
+        return Images(self.images, self.names, voids if voids.any() else None)
+
     def __add__(self, other: "Images") -> "Images":
         """Both together, in memory."""
-        return Images(np.concatenate([self.images, other.images]), self.names + other.names)
+        voids = None
+        if self.voids is not None or other.voids is not None:
+            voids = np.concatenate([part._packed_voids() for part in (self, other)])
+        return Images(np.concatenate([self.images, other.images]), self.names + other.names, voids)
+
+    def _packed_voids(self) -> np.ndarray:
+        count, height, width = self.images.shape[:3]
+        return np.zeros((count, height, -(-width // 8)), np.uint8) if self.voids is None else self.voids
 
     def subset(self, indices: Sequence[int]) -> "Images":
         """A dataset of its own, so that nothing set on one part of a split reaches the other."""
         indices = np.asarray(indices, dtype=int)
-        return Images(self.images[indices], [self.names[i] for i in indices])
+        voids = None if self.voids is None else self.voids[indices]
+        return Images(self.images[indices], [self.names[i] for i in indices], voids)
 
 
 def epoch_indices(count: int, drawn: int, share: float) -> np.ndarray:

@@ -1,7 +1,9 @@
 """How much better than classical inpainting? Fixed holes, fixed images, metrics inside the hole.
 
 The protocol: three kinds of hole on the patch grid, drawn from fixed seeds; 256 facades that no training ever draws,
-or photos of your own; PSNR, SSIM and sharpness of the hole alone, averaged over images. A method is any function
+or photos of your own; PSNR, SSIM and sharpness of the hole alone, averaged over images. Photos and drawings may have
+flat wedges, left by rectification: patches that these touch are taken out of the holes, so that no method is judged on
+what is no facade, and an image whose hole vanishes has one patch hidden instead. A method is any function
 `method(images, hole)` that returns repaired images, as the baselines are; `model_method` makes one of a model.
 """
 
@@ -16,12 +18,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from maelib.baselines import BASELINES
-from maelib.data import TEST_SEEDS, read_folder
+from maelib.cmp import read_photos
+from maelib.data import TEST_SEEDS
 from maelib.inpaint import repair
-from maelib.masking import MASKS, mask_to_pixels
+from maelib.masking import MASKS, keep_out, mask_from_pixels, mask_to_pixels
 from maelib.metrics import hole_psnr, hole_sharpness, hole_ssim
 from maelib.model import MaskedAutoencoder
 from maelib.patches import grid_size
+from maelib.wedges import find_wedges
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,12 +57,28 @@ def drawn_test_images(size: int, count: int = len(TEST_SEEDS)) -> Tensor:
     return torch.from_numpy(draw_images(TEST_SEEDS[:count], size)).permute(0, 3, 1, 2) / 255
 
 
+def image_wedges(images: Tensor) -> Tensor:
+    """Where `images` `(B, 3, H, W)` float in [0, 1] show flat wedges, `(B, H, W)` bool; see `maelib.wedges`."""
+    pixels = (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
+    return torch.from_numpy(find_wedges(pixels.cpu().numpy()))
+
+
 def evaluation_holes(kind: str, images: Tensor, patch_size: int) -> Tensor:
-    """The holes `(B, H, W)` of one kind in `HOLES` for `images` `(B, C, H, W)`; the same at every call."""
+    """The holes `(B, H, W)` of one kind in `HOLES` for `images` `(B, C, H, W)`; the same at every call.
+
+    Raises
+    ------
+    ValueError
+        When the images do not fit the patch size, or wedges touch every patch of one.
+    """
     strategy, ratio = HOLES[kind]
     grid = grid_size(tuple(images.shape[2:]), patch_size)
     generator = torch.Generator().manual_seed(list(HOLES).index(kind))
     mask = MASKS[strategy](len(images), grid, ratio, generator)
+    mask = keep_out(mask, mask_from_pixels(image_wedges(images), patch_size))
+    if not mask.any(dim=1).all():
+        row = int((~mask.any(dim=1)).nonzero()[0])
+        raise ValueError(f"wedges touch every patch of {patch_size} px of image {row}; crop them or leave it out")
     return mask_to_pixels(mask, patch_size, grid).to(images.device)
 
 
@@ -83,9 +103,10 @@ def evaluate(methods: Mapping[str, Method], images: Tensor, patch_size: int, pro
         When the images do not fit the patch size, are not in [0, 1], or a method returns another shape.
     """
     scores = []
+    holes = {kind: evaluation_holes(kind, images, patch_size) for kind in HOLES}
     jobs = [(kind, name) for kind in HOLES for name in methods]
     for kind, name in tqdm(jobs, "evaluating", disable=not progress):
-        hole = evaluation_holes(kind, images, patch_size)
+        hole = holes[kind]
         columns = []
         for some, hidden in zip(images.split(BATCH_SIZE), hole.split(BATCH_SIZE), strict=True):
             repaired = methods[name](some, hidden)
@@ -170,11 +191,13 @@ def run(config: EvaluateConfig) -> str:
     if config.photos is None:
         images = drawn_test_images(size)
     else:
-        photos, skipped = read_folder(config.photos, size, config.skip_bad)
+        photos, skipped = read_photos(config.photos, size, config.skip_bad)
         images = photos.__getitems__(list(range(len(photos)))).float() / 255
     methods = {**BASELINES, "model": model_method(model)}
     scores = evaluate(methods, images, model.config.patch_size, progress=True)
     config.out.parent.mkdir(parents=True, exist_ok=True)
     evaluation_figure(methods, scores, images, model.config.patch_size).savefig(config.out)
     left_out = [f"left out: {reason}" for reason in skipped]
-    return "\n".join([*left_out, f"{len(images)} images", "", evaluation_table(scores), "", f"figure: {config.out}"])
+    wedged = int(image_wedges(images).any(dim=(1, 2)).sum())
+    about = f"{len(images)} images, {wedged} of them with flat wedges, which no hole touches"
+    return "\n".join([*left_out, about, "", evaluation_table(scores), "", f"figure: {config.out}"])

@@ -57,11 +57,12 @@ def masked_log_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Mean over images of the natural logarithm of their masked squared error, a scalar.
 
     It is -0.23 times the mean hole PSNR in dB, so a faint facade counts as much as one of strong contrast, which
-    dominates the plain mean. Errors under 0.001 (30 dB) are not pressed further. Shapes as in `masked_mse`; every
-    row of the mask hides a patch.
+    dominates the plain mean. Errors under 0.001 (30 dB) are not pressed further. Shapes as in `masked_mse`; rows of
+    the mask that hide nothing do not count.
     """
     error = (prediction - target).square().mean(dim=-1)  # (B, N, P) -> (B, N)
-    return ((error * mask).sum(dim=1) / mask.sum(dim=1) + 1e-3).log().mean()
+    count = mask.sum(dim=1)
+    return ((error * mask).sum(dim=1)[count > 0] / count[count > 0] + 1e-3).log().mean()
 
 
 def perceptual_loss(predicted: Tensor, images: Tensor, hole: Tensor, features: Features) -> Tensor:
@@ -142,14 +143,18 @@ class ReconstructionLoss:
         self.config, self.features, self.all_patches, self.log_mse = config, features, all_patches, log_mse
         self.mse_weight, self.perceptual_weight = mse_weight, perceptual_weight
 
-    def __call__(self, prediction: Tensor, images: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    def __call__(
+        self, prediction: Tensor, images: Tensor, mask: Tensor, void: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Scalars `loss` (the blend) and its unweighted terms `mse` and, where it counts, `perceptual`.
 
-        Takes predicted patches `(B, N, P)`, true images `(B, C, H, W)` in [0, 1], mask `(B, N)` bool.
+        Takes predicted patches `(B, N, P)`, true images `(B, C, H, W)` in [0, 1], mask `(B, N)` bool, and, for
+        `all_patches`, the patches `(B, N)` bool that do not count even so.
         """
         size = self.config.patch_size
         target = target_patches(images, size, self.config.norm_pix)
-        terms = {"mse": masked_mse(prediction, target, None if self.all_patches else mask)}
+        everywhere = None if void is None else ~void
+        terms = {"mse": masked_mse(prediction, target, everywhere if self.all_patches else mask)}
         if self.log_mse:
             return {"loss": self.mse_weight * masked_log_mse(prediction, target, mask), **terms}
         loss = self.mse_weight * terms["mse"]

@@ -180,6 +180,17 @@ def mask_from_pixels(hole: Tensor, patch_size: int) -> Tensor:
     return F.max_pool2d(hole[:, None].float(), patch_size).flatten(1).bool()  # (B, 1, H, W) -> (B, N)
 
 
+def keep_out(mask: Tensor, void: Tensor) -> Tensor:
+    """Hide no patch of `void` `(B, N)`, such as those that `mask_from_pixels` gives for wedges. Returns `(B, N)` bool.
+
+    A row of `mask` `(B, N)` that would hide nothing then hides the middle one of its other patches; a row that is all
+    void hides nothing.
+    """
+    kept, free = mask & ~void, ~void
+    middle = free & (free.cumsum(dim=1) == (free.sum(dim=1, keepdim=True) + 1) // 2)
+    return torch.where(kept.any(dim=1, keepdim=True), kept, middle)
+
+
 def mask_to_pixels(mask: Tensor, patch_size: int, grid_size: tuple[int, int]) -> Tensor:
     """Spread a patch mask `(B, N)` over its pixels. Returns `(B, H, W)` bool."""
     hole = mask.reshape(-1, *grid_size)  # (B, N) -> (B, rows, cols)

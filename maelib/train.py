@@ -16,11 +16,12 @@ from torch.utils.data import DataLoader
 
 from maelib import checkpoint
 from maelib.augment import Augment, to_float
-from maelib.data import Images, StepSampler, drawn_pool, epoch_indices, read_folder, split
+from maelib.cmp import read_photos
+from maelib.data import Images, StepSampler, drawn_pool, epoch_indices, split
 from maelib.evaluate import HOLES
 from maelib.files import write_atomic
 from maelib.losses import ReconstructionLoss
-from maelib.masking import MASKS, hidden_count
+from maelib.masking import MASKS, hidden_count, keep_out, mask_from_pixels
 from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder
 from maelib.optim import make_optimizers, rate
 from maelib.tracking import CsvLog, save_curves, save_reconstructions
@@ -49,6 +50,8 @@ class TrainConfig:
     """share of the folder's files kept for validation"""
     skip_bad: bool = False
     """list bad files and leave them out instead of stopping at the first"""
+    wedges: bool = True
+    """look for the flat wedges that rectification leaves and keep them out of masks and losses"""
     augment: Augment = field(default_factory=Augment)
     """random changes of the training images"""
     steps: int = 3500
@@ -130,11 +133,14 @@ def load_images(config: TrainConfig) -> tuple[Images, Images, list[str]]:
     if config.data is None:
         if not drawn:
             raise ValueError("drawn 0 and no data folder leave nothing to learn from; give one of them")
-        return drawn_pool(drawn, size), drawn_pool(config.val_images, size, VALIDATION_SEED), skipped
-    images, skipped = read_folder(config.data, size, config.skip_bad)
-    train_images, val_images = split(images, config.val_share, config.seed)
-    if drawn:
-        train_images = train_images + drawn_pool(drawn, size)
+        train_images, val_images = drawn_pool(drawn, size), drawn_pool(config.val_images, size, VALIDATION_SEED)
+    else:
+        images, skipped = read_photos(config.data, size, config.skip_bad)
+        train_images, val_images = split(images, config.val_share, config.seed)
+        if drawn:
+            train_images = train_images + drawn_pool(drawn, size)
+    if config.wedges:
+        train_images, val_images = (part.with_wedges(config.model.patch_size) for part in (train_images, val_images))
     return train_images, val_images, skipped
 
 
@@ -225,6 +231,24 @@ def _check_same_run(config: TrainConfig) -> None:
         raise ValueError(f"{config.out} was trained otherwise: {'; '.join(changed)}; resume with the same settings")
 
 
+def _augment_and_mask(
+    config: TrainConfig, images: Tensor, voids: Tensor | None, generator: Generator
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """What a step sees: images `(B, C, H, W)`, their mask `(B, N)`, and the patches `(B, N)` with any void, if any."""
+    size, (low, high) = config.model.img_size, config.mask_ratio
+    if voids is None:
+        images = config.augment(images, size, generator)
+    else:
+        images, voids = config.augment.with_voids(images, voids, size, generator)
+    ratio = low + (high - low) * torch.rand((), generator=generator).item()
+    mask = MASKS[config.mask](len(images), config.model.grid_size, ratio, generator).to(images.device)
+    if voids is None:
+        return images, mask, None
+    void = mask_from_pixels(voids, config.model.patch_size)
+    kept = keep_out(mask, void)
+    return (images, kept, void) if kept.any() else (images, mask, None)  # a crop may have met nothing but void
+
+
 @contextmanager
 def stop_requests() -> Iterator[threading.Event]:
     """An event that Ctrl-C and SIGTERM set, so that a step is finished before the run stops.
@@ -285,15 +309,17 @@ def train(config: TrainConfig) -> Path:
         raise ValueError(f"{config.out} is at step {done} already, beyond steps {config.steps}; ask for more steps")
     train_images, val_images, skipped = load_images(config)
 
-    size, grid, (low, high) = config.model.img_size, config.model.grid_size, config.mask_ratio
     accelerator = _accelerator(config)
     epoch = epoch_indices(len(train_images), config.drawn if config.data and config.drawn else 0, config.data_share)
     sampler = StepSampler(epoch, config.batch_size, config.steps, config.seed, done)
-    loader = DataLoader(train_images, batch_sampler=sampler, collate_fn=lambda batch: batch, generator=Generator())
+    loader = DataLoader(
+        range(len(train_images)), batch_sampler=sampler, collate_fn=train_images.batch, generator=Generator()
+    )
     model, loader, *optimizers = accelerator.prepare(model, loader, *optimizers)
     bare = accelerator.unwrap_model(model)
-    val_images = to_float(val_images.__getitems__(list(range(min(len(val_images), config.val_images)))))
-    validation = Validation(val_images.to(accelerator.device), config.model, config.mask, (low + high) / 2)
+    val_images, val_voids = val_images.batch(list(range(min(len(val_images), config.val_images))))
+    val_images = to_float(val_images).to(accelerator.device)
+    validation = Validation(val_images, config.model, config.mask, sum(config.mask_ratio) / 2, val_voids)
     log = CsvLog(config.out / "log.csv", done)
     write_atomic(config.out / "config.json", json.dumps(_plain(config), indent=2).encode())
 
@@ -301,12 +327,10 @@ def train(config: TrainConfig) -> Path:
     with tqdm(total=total, initial=seen, unit="img", unit_scale=True) as bar, stop_requests() as stop:
         for complaint in skipped:
             bar.write(f"skipped: {complaint}", file=sys.stderr)
-        for batch in loader:
+        for images, voids in loader:
             generator = Generator().manual_seed(config.seed * 1_000_003 + done)  # as if never interrupted
-            images = config.augment(batch, size, generator)
-            ratio = low + (high - low) * torch.rand((), generator=generator).item()
-            mask = MASKS[config.mask](len(images), grid, ratio, generator).to(accelerator.device)
-            loss = loss_function(model(images, mask), images, mask)["loss"]
+            images, mask, void = _augment_and_mask(config, images, voids, generator)
+            loss = loss_function(model(images, mask), images, mask, void)["loss"]
             accelerator.backward(loss)
             share = rate(done, config.steps, config.warmup)
             for optimizer in optimizers:

@@ -5,7 +5,7 @@ from torch import Generator, Tensor
 
 from maelib.evaluate import HOLES, PSNR_CAP
 from maelib.losses import ReconstructionLoss
-from maelib.masking import MASKS, mask_to_pixels
+from maelib.masking import MASKS, keep_out, mask_from_pixels, mask_to_pixels
 from maelib.metrics import hole_psnr
 from maelib.model import MAEConfig, MaskedAutoencoder
 
@@ -13,15 +13,21 @@ from maelib.model import MAEConfig, MaskedAutoencoder
 class Validation:
     """Fixed images under fixed masks, so that its curve moves with the model alone.
 
-    Takes `images` `(B, C, H, W)` in [0, 1] and the masks of the training: strategy and ratio.
+    Takes `images` `(B, C, H, W)` in [0, 1], the masks of the training, strategy and ratio, and where the images are
+    void, `(B, H, W)` bool: patches with any void are never hidden.
     """
 
-    def __init__(self, images: Tensor, config: MAEConfig, mask: str, mask_ratio: float) -> None:
+    def __init__(
+        self, images: Tensor, config: MAEConfig, mask: str, mask_ratio: float, voids: Tensor | None = None
+    ) -> None:
         self.images, self.size, self.grid = images, config.patch_size, config.grid_size
         self.masks = {
             name: MASKS[kind](len(images), self.grid, ratio, Generator().manual_seed(i)).to(images.device)
             for i, (name, (kind, ratio)) in enumerate(({"val_loss": (mask, mask_ratio)} | HOLES).items())
         }
+        self.void = None if voids is None else mask_from_pixels(voids, self.size).to(images.device)
+        if self.void is not None:
+            self.masks = {name: keep_out(mask, self.void) for name, mask in self.masks.items()}
 
     @torch.no_grad()
     def __call__(self, model: MaskedAutoencoder, loss: ReconstructionLoss) -> dict[str, float]:
@@ -33,7 +39,8 @@ class Validation:
             for i in chunks:
                 images, hidden = self.images[i : i + 32], mask[i : i + 32]
                 if name == "val_loss":
-                    values += [loss(model(images, hidden), images, hidden)["loss"]] * len(images)
+                    void = None if self.void is None else self.void[i : i + 32]
+                    values += [loss(model(images, hidden), images, hidden, void)["loss"]] * len(images)
                 else:
                     repaired = model.reconstruct(images, hidden)
                     psnr = hole_psnr(repaired, images, mask_to_pixels(hidden, self.size, self.grid))

@@ -40,6 +40,20 @@ def test_flip_alone_mirrors_some_and_keeps_the_rest():
     assert 16 < mirrored.sum() < 48
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.floats(0, 45), st.floats(0.3, 1), st.integers(0, 99), st.sampled_from([24, 17]))
+def test_voids_move_with_their_images(rotation, smallest, seed, size):
+    """Where the picture is white exactly where it is void, no pixel outside the void has any white in it."""
+    generator = seeded(seed)
+    voids = torch.rand(8, 24, 24, generator=generator) < 0.1
+    images = voids[:, None].expand(8, 3, 24, 24).to(torch.uint8) * 255
+    augment = Augment(rotation=rotation, scale=(smallest, 1.0), jitter=0)
+    moved, moved_voids = augment.with_voids(images, voids, size, seeded(seed))
+    assert moved_voids.shape == (8, size, size)
+    assert torch.equal(moved_voids, moved[:, 0] > 0)
+    assert torch.equal(moved, augment(images, size, seeded(seed)))  # and the pictures are what they always were
+
+
 def test_jitter_changes_colours_and_keeps_them_in_range():
     images = torch.randint(256, (16, 3, 8, 8), dtype=torch.uint8, generator=seeded())
     out = Augment(flip=0, scale=(1.0, 1.0), jitter=0.5)(images, 8, seeded())

@@ -212,3 +212,42 @@ def test_a_folder_mixed_with_drawings_makes_up_the_share_asked_for(photos, drawn
 def test_a_folder_or_drawings_alone_are_seen_once_an_epoch():
     assert epoch_indices(7, 0, 0.5).tolist() == epoch_indices(7, 7, 0.5).tolist() == list(range(7))
     assert np.bincount(epoch_indices(110, 10, 0.5)).tolist() == [1] * 110  # photos are never left out
+
+
+def wedged(images: np.ndarray, fill: int = 128) -> np.ndarray:
+    """Copies with a triangle of one colour over an eighth of them, at the lower right."""
+    y, x = np.mgrid[: images.shape[1], : images.shape[2]]
+    copies = images.copy()
+    copies[:, x * 2 > 3 * images.shape[2] - y * 2] = fill
+    return copies
+
+
+def test_voids_go_with_their_images_through_subsets_and_sums(drawn):
+    images = Images(np.concatenate([drawn[:5], wedged(drawn[5:9])]), [str(i) for i in range(9)]).with_wedges()
+    _, voids = images.batch(list(range(9)))
+    assert list(voids.any(dim=(1, 2))) == [False] * 5 + [True] * 4
+    assert voids.shape == (9, 64, 64)
+    part = images.subset([6, 1])
+    assert torch.equal(part.batch([0, 1])[1], voids[[6, 1]])
+    for total in (images + Images(drawn[:2], ["a", "b"]), Images(drawn[:2], ["a", "b"]) + images):
+        first = total.names.index("0")
+        assert torch.equal(total.batch([first + 6])[1], voids[[6]])
+        assert not total.batch([total.names.index("a")])[1].any()
+    assert torch.equal(images.batch([6, 1])[0], images.__getitems__([6, 1]))
+
+
+def test_images_without_wedges_have_no_voids(drawn):
+    images = Images(drawn, [str(i) for i in range(40)]).with_wedges()
+    assert images.voids is None
+    assert images.batch([0])[1] is None
+    assert (images + images).voids is None
+    assert images.subset([1]).voids is None
+
+
+def test_an_image_without_a_patch_free_of_wedges_is_refused(drawn):
+    y, x = np.mgrid[:64, :64]
+    photo = drawn[0].copy()
+    photo[np.abs(x - 32) + np.abs(y - 32) > 30] = 0  # a diamond
+    assert Images(photo[None], ["a.jpg"]).with_wedges(8).voids is not None
+    with pytest.raises(ValueError, match=r"a\.jpg: flat wedges touch every patch of 32 px; crop them or leave it out"):
+        Images(photo[None], ["a.jpg"]).with_wedges(32)

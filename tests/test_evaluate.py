@@ -18,6 +18,7 @@ from maelib.evaluate import (
     evaluation_figure,
     evaluation_holes,
     evaluation_table,
+    image_wedges,
     model_method,
     run,
 )
@@ -63,6 +64,46 @@ def test_holes_fall_on_the_patch_grid_of_images_that_are_not_square():
     hole = evaluation_holes("random 75%", torch.zeros(4, 3, 16, 48), 8)
     tiles = hole.reshape(4, 2, 8, 6, 8)
     assert torch.equal(tiles.any(dim=(2, 4)), tiles.all(dim=(2, 4)))
+
+
+def wedged(images, fill=0.0):
+    """The same images with a flat triangle over three eighths of them, at the upper left."""
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    return images.masked_fill(x * 3 + y * 4 < 192, fill)
+
+
+def test_holes_leave_wedges_out_and_are_else_what_they_are():
+    images = drawn_test_images(64, count=6)
+    mixed = torch.cat([images[:3], wedged(images[3:])])
+    void = torch.nn.functional.max_pool2d(image_wedges(mixed).float(), 8).bool()
+    void = void.repeat_interleave(8, 1).repeat_interleave(8, 2)
+    assert list(void.any(dim=(1, 2))) == [False] * 3 + [True] * 3
+    for kind in HOLES:
+        plain, hole = evaluation_holes(kind, images, 8), evaluation_holes(kind, mixed, 8)
+        assert torch.equal(hole[:3], plain[:3])
+        assert not (hole & void).any()
+        assert hole.any(dim=(1, 2)).all()
+        rows = (plain & ~void).any(dim=(1, 2))
+        assert torch.equal(hole[rows], (plain & ~void)[rows])
+
+
+@pytest.mark.parametrize("fill", [0.0, 128 / 255])
+def test_no_method_is_judged_on_a_wedge(fill):
+    """A method that paints wedges over anything, anywhere in them, scores the same."""
+    images = wedged(drawn_test_images(64, count=4), fill)
+    wedge = image_wedges(images)[:, None]
+    methods = {"grey": lambda images, hole: torch.full_like(images, 0.5)}
+    methods["vandal"] = lambda images, hole: torch.where(wedge, 1.0, 0.5).expand_as(images)
+    grey, vandal = ([score[2:] for score in evaluate({n: methods[n]}, images, 8)] for n in methods)
+    assert np.array_equal(grey, vandal, equal_nan=True)
+
+
+def test_an_image_that_is_nearly_all_wedge_is_refused():
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    images = drawn_test_images(64, count=2)
+    images[1] = images[1].masked_fill((x - 32).abs() + (y - 32).abs() > 30, 0.0)
+    with pytest.raises(ValueError, match="wedges touch every patch of 32 px of image 1; crop them or leave it out"):
+        evaluation_holes("block 50%", images, 32)
 
 
 def test_scores_are_means_over_images_of_the_metrics_in_the_hole(images):
@@ -179,7 +220,7 @@ def test_the_command_evaluates_a_folder_of_photos(tmp_path, checkpoint, images, 
     (folder / "broken.png").write_bytes(b"no picture")
     out = tmp_path / "new" / "figure.png"
     text = run(EvaluateConfig(checkpoint=checkpoint, photos=folder, skip_bad=True, out=out))
-    assert "3 images" in text
+    assert "3 images, 0 of them with flat wedges, which no hole touches" in text
     assert "left out: " in text
     assert "broken.png" in text
     assert "model above the best" in text

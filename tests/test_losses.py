@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from maelib.losses import ReconstructionLoss, masked_log_mse, masked_mse, perceptual_loss, target_patches
-from maelib.masking import mask_to_pixels, random_mask
+from maelib.masking import keep_out, mask_to_pixels, random_mask
 from maelib.metrics import hole_psnr
 from maelib.model import CONFIGS, PIXEL_MEAN, PIXEL_STD
 from maelib.patches import patchify, unpatchify
@@ -52,7 +52,10 @@ def test_the_logarithmic_loss_is_the_mean_psnr_of_the_holes(batch):
     loss = ReconstructionLoss(TINY, log_mse=True)(prediction, images, mask)
     torch.testing.assert_close(loss["loss"], -math.log(10) / 10 * psnr, atol=0.01, rtol=0)
     assert loss["mse"] == masked_mse(prediction, patchify(images, 8), mask)
-    faint = masked_log_mse(prediction / 10, patchify(images, 8) / 10, mask) - loss["loss"]
+    mask = torch.cat([mask, torch.zeros_like(mask[:1])])  # and a picture of which nothing is hidden
+    more = [torch.cat([x, x[:1]]) for x in (prediction, patchify(images, 8))]
+    torch.testing.assert_close(masked_log_mse(*more, mask), loss["loss"])
+    faint = masked_log_mse(prediction / 10, patchify(images, 8) / 10, mask[:3]) - loss["loss"]
     assert -math.log(100) < faint < -math.log(100) + 0.6  # all errors a hundredth, and then the floor
 
 
@@ -113,3 +116,17 @@ def test_the_truth_gets_no_gradient_and_visible_predictions_get_none_either(batc
 def test_bad_input_is_named_with_its_cure(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("all_patches", [False, True])
+def test_what_void_patches_show_never_counts(batch, all_patches):
+    images, prediction, mask = batch
+    void = torch.zeros_like(mask)
+    void[:, :20] = True
+    loss = ReconstructionLoss(TINY, all_patches=all_patches)
+    hole = mask_to_pixels(void, 8, (8, 8))[:, None]
+    first, second = (
+        loss(prediction, images.masked_fill(hole, fill), keep_out(mask, void), void)["loss"] for fill in (0.0, 1.0)
+    )
+    assert torch.equal(first, second)
+    assert not torch.equal(first, loss(prediction, images, mask)["loss"])

@@ -10,6 +10,7 @@ from maelib.masking import (
     block_mask,
     grid_mask,
     hidden_count,
+    keep_out,
     mask_from_pixels,
     mask_to_pixels,
     random_mask,
@@ -135,3 +136,23 @@ def test_visible_first_keeps_order_and_can_be_undone(batch, total, seed):
 def test_bad_input_is_named_with_its_cure(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(EXACT), st.integers(2, 9), st.floats(0, 1), st.integers(0, 99))
+def test_void_is_never_hidden_and_every_row_hides_what_else_it_can(name, side, share, seed):
+    generator = seeded(seed)
+    mask = MASKS[name](6, (side, side), 0.5, generator)
+    void = torch.rand(6, side * side, generator=generator) < share
+    kept = keep_out(mask, void)
+    assert not (kept & void).any()
+    for row in range(6):
+        if (mask & ~void)[row].any():
+            assert torch.equal(kept[row], (mask & ~void)[row])
+        else:
+            assert kept[row].sum() == min(1, int((~void)[row].sum()))
+
+
+def test_masks_without_void_stay_as_they_are():
+    mask = block_mask(8, (6, 6), 0.4, seeded())
+    assert torch.equal(keep_out(mask, torch.zeros_like(mask)), mask)

@@ -13,6 +13,7 @@ from maelib import checkpoint, train
 from maelib.augment import Augment, to_float
 from maelib.checkpoint import load_model, load_tensors
 from maelib.facades import draw_images
+from maelib.masking import mask_to_pixels
 from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder
 from maelib.optim import make_optimizers, parameter_groups, rate
 from maelib.tracking import CsvLog, read_log
@@ -242,3 +243,81 @@ def test_data_that_cannot_be_had_is_named(config, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"config\.json does not exist; start a run there"):
         train.train(replace(config, resume=True))
     assert not checkpoint.Path(config.out).exists()
+
+
+@pytest.fixture
+def wedged_folder(folder, tmp_path):
+    """The same facades, half of them with black or grey triangles."""
+    path = tmp_path / "wedged"
+    path.mkdir()
+    y, x = np.mgrid[:32, :32]
+    for i, file in enumerate(sorted(folder.iterdir())):
+        image = np.load(file)
+        if i % 2:
+            image[x - y > 10 + i % 5] = (0, 128)[i // 2 % 2]
+        np.save(path / file.name, image)
+    return path
+
+
+@pytest.mark.parametrize("augment", [Augment(), Augment(rotation=10, scale=(0.7, 1))])
+def test_no_mask_and_no_loss_of_a_run_touches_a_wedge(config, wedged_folder, monkeypatch, augment):
+    """Wedges are painted magenta once they are found, and all else is kept darker than that."""
+    hidden, loss_call = [], train.ReconstructionLoss.__call__
+
+    def spy(self, prediction, images, mask, void=None):
+        hidden.append((images, mask, void))
+        return loss_call(self, prediction, images, mask, void)
+
+    def paint(self, patch_size=1):
+        marked = original(self, patch_size)
+        voids = np.unpackbits(marked.voids, axis=2).astype(bool)
+        marked.images = np.where(voids[..., None], np.uint8([255, 0, 255]), np.minimum(marked.images, 200))
+        return marked
+
+    original = train.Images.with_wedges
+    monkeypatch.setattr(train.Images, "with_wedges", paint)
+    monkeypatch.setattr(train.ReconstructionLoss, "__call__", spy)
+    train.train(replace(config, data=wedged_folder, augment=replace(augment, jitter=0), mask_ratio=(0.6, 0.9)))
+    assert sum(bool(void.any()) for _, _, void in hidden) > 4
+    for images, mask, void in hidden:
+        assert not (mask & void).any()
+        assert mask.any(dim=1).all()
+        hole = mask_to_pixels(mask, SMALL.patch_size, SMALL.grid_size)
+        assert images[:, 0][hole].max() <= 201 / 255  # the wedges' magenta is in no hidden patch
+
+
+def test_wedges_are_looked_for_when_asked_and_change_nothing_where_there_are_none(config, wedged_folder):
+    found, ignored = (train.load_images(replace(config, data=wedged_folder, wedges=wedges))[0] for wedges in (1, 0))
+    assert found.voids is not None
+    assert ignored.voids is None
+    assert np.array_equal(found.images, ignored.images)
+    plain = weights(train.train(replace(config, wedges=False, out=config.out / "plain")))
+    assert same(plain, weights(train.train(config)))  # the folder of `config` has no wedges
+
+
+def test_a_run_with_wedges_goes_on_to_the_same_weights(config, wedged_folder, tmp_path):
+    config = replace(config, data=wedged_folder, augment=Augment(rotation=5))
+    whole = weights(train.train(config))
+    half = replace(config, out=tmp_path / "half")
+    calls, original = [], Augment.with_voids
+
+    def ctrl_c(self, images, voids, size, generator):
+        calls.append(1)
+        if len(calls) == 4:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, images, voids, size, generator)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Augment, "with_voids", ctrl_c)
+        with pytest.raises(KeyboardInterrupt):
+            train.train(half)
+    assert same(whole, weights(train.train(replace(half, resume=True))))
+
+
+def test_drawn_pools_are_searched_for_wedges_too(config, monkeypatch, tmp_path):
+    y, x = np.mgrid[:32, :32]
+    images = draw_images(range(6), 32)
+    images[:, x + y > 45] = 0
+    monkeypatch.setattr(train, "drawn_pool", lambda count, size, seed=0: train.Images(images, list("abcdef")))
+    both = train.load_images(replace(config, data=None, drawn=6))
+    assert all(part.voids is not None for part in both[:2])
