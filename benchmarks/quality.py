@@ -19,7 +19,8 @@ import tyro
 
 from maelib.baselines import BASELINES
 from maelib.checkpoint import load_model
-from maelib.data import drawn_pool, read_folder
+from maelib.cmp import read_photos
+from maelib.data import drawn_pool
 from maelib.evaluate import drawn_test_images, evaluate, evaluation_table, model_method
 from maelib.train import RECIPES, train
 
@@ -70,7 +71,7 @@ def main(config: QualityConfig) -> None:
     size, patch_size = model.config.img_size, model.config.patch_size
     sets = {"Drawn facades, held out": drawn_test_images(size)}
     if config.photos:
-        photos, _ = read_folder(config.photos, size)
+        photos, _ = read_photos(config.photos, size)
         sets["Real photos, none like them trained on"] = photos.__getitems__(list(range(len(photos)))).float() / 255
     methods = {**BASELINES, "model": model_method(model)}
     lines = ["# Quality inside the hole", "", story, "", f"Machine: {machine()}."]
