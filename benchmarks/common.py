@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from maelib.data import TEST_SEEDS, read_folder
+from maelib.cmp import read_photos
+from maelib.data import TEST_SEEDS
 from maelib.evaluate import drawn_test_images
 
 RESULTS = Path(__file__).parent / "results"
@@ -34,7 +35,7 @@ def image_sets(size: int, photos: Path | None, count: int = len(TEST_SEEDS)) -> 
     """Images `(B, 3, size, size)` in [0, 1] by name: `count` held-out drawings and, if given, a folder's photos."""
     sets = {DRAWN: drawn_test_images(size, count)}
     if photos is not None:
-        images, _ = read_folder(photos, size)
+        images, _ = read_photos(photos, size)
         sets[PHOTOS] = images.__getitems__(list(range(len(images)))).float() / 255
     return sets
 

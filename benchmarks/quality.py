@@ -24,7 +24,8 @@ from common import DRAWN, RESULTS, cpu_seconds, image_sets, machine, save_small,
 from maelib.augment import Augment
 from maelib.baselines import BASELINES
 from maelib.checkpoint import bundled_checkpoint, load_model
-from maelib.data import TEST_SEEDS, near_duplicates, read_folder
+from maelib.cmp import read_photos
+from maelib.data import TEST_SEEDS, near_duplicates
 from maelib.evaluate import evaluate, evaluation_figure, evaluation_table, model_method
 from maelib.train import RECIPES, TrainConfig, train
 
@@ -39,18 +40,22 @@ class Row(NamedTuple):
 
 
 TINY, SMALL = RECIPES["facade_tiny"], RECIPES["facade_small"]
-# Every image of a pool is seen equally often, so few drawings leave the photos their weight.
-MIXED = {"drawn": 2000, "val_share": 0.1, "augment": Augment(scale=(0.7, 1.0))}
+LONG = {"batch_size": 64, "lr": 4e-3, "log_mse": True}
+MIXED = LONG | {"drawn": 10_000, "val_share": 0.05, "augment": Augment(scale=(0.75, 1.0))}
 ROWS: dict[str, Row] = {
     "drawn": Row("the bundled model"),
     "tiny": Row("the default recipe, what `maelib train` does", TINY),
-    "drawings64": Row("64 px, ten minutes on drawings alone", replace(TINY, steps=8000), photos=True),
+    "drawings64": Row(
+        "64 px, under an hour on drawings alone",
+        replace(SMALL, model=replace(SMALL.model, img_size=64), drawn=40_000, steps=6000, **LONG),
+        photos=True,
+    ),
     "mixed64": Row(
-        "64 px, ten minutes on photos and drawings", replace(TINY, steps=8000, **MIXED), train=True, photos=True
+        "64 px, ten minutes on photos and drawings", replace(TINY, steps=3400, **MIXED), train=True, photos=True
     ),
     "photos128": Row(
-        "128 px, an hour on photos and drawings",
-        replace(SMALL, model=replace(SMALL.model, img_size=128), steps=8000, **MIXED),
+        "128 px, under an hour on photos and drawings",
+        replace(SMALL, model=replace(SMALL.model, img_size=128, patch_size=16), steps=6000, **MIXED),
         train=True,
         photos=True,
     ),
@@ -115,7 +120,7 @@ def train_row(config: QualityConfig, out: Path, cache: Path) -> tuple[Path, str]
     )
     if config.train is not None:
         size = recipe.model.img_size
-        learnt, scored = (read_folder(folder, size)[0] for folder in (config.train, config.photos))
+        learnt, scored = (read_photos(folder, size)[0] for folder in (config.train, config.photos))
         groups = near_duplicates(learnt + scored)
         twice = np.isin(groups[len(learnt) :], groups[: len(learnt)]).sum()
         story += f" Learnt from {len(learnt)} photos, {recipe.val_share:.0%} kept for validation"

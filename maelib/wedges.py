@@ -77,8 +77,8 @@ def _beyond_lines(filled: np.ndarray, photo: np.ndarray) -> Iterator[np.ndarray]
     """The wedges at the left border, each `(H, W)`: left of a line `x = start + slope * y`, |slope| up to 1.
 
     In every row the fill ends somewhere. The line through most of these ends is found by voting (Hough 1962), and
-    taken when ends follow it without gaps, the photo begins beyond it, and all that it cuts off is flat. Lines
-    parallel to the border are none of rectification's: pavements and shadows end there.
+    taken when ends follow it without gaps, the photo begins beyond it, and all that it cuts off is flat. What is
+    nowhere thinner than half its thickest is a strip: a pavement or a shadow, none of rectification's.
     """
     height, width = filled.shape
     if not (filled[:3, 0].any() or filled[-3:, 0].any()):
@@ -93,7 +93,7 @@ def _beyond_lines(filled: np.ndarray, photo: np.ndarray) -> Iterator[np.ndarray]
         if len(rows) < least:
             return
         core = np.arange(width) < (line - 2.5)[:, None]  # what no edge frays
-        if core.sum() < max(8, LEAST_AREA * core.size) or abs(line[-1] - line[0]) < 1:
+        if core.sum() < max(8, LEAST_AREA * core.size) or np.ptp(line) < max(1, line.min()):
             continue
         whole = len(rows) / (rows[-1] - rows[0] + 1)
         beyond = filled[rows, np.minimum(end[rows] + np.arange(2, 5)[:, None], width - 1)].mean()

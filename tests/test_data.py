@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from unwedged import draw_unwedged
 
 from maelib import data
 from maelib.data import Images, StepSampler, drawn_pool, epoch_indices, near_duplicates, read_folder, split
@@ -17,7 +18,7 @@ from maelib.photos import PhotoError
 
 @pytest.fixture(scope="module")
 def drawn():
-    return draw_images(range(40), 64)
+    return draw_unwedged(40, 64)
 
 
 def test_every_layout_and_range_of_npy_gives_the_same_image(tmp_path, drawn):

@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from unwedged import draw_unwedged
 
 from maelib import checkpoint, train
 from maelib.augment import Augment, to_float
 from maelib.checkpoint import load_model, load_tensors
-from maelib.facades import draw_images
 from maelib.masking import mask_to_pixels
 from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder
 from maelib.optim import make_optimizers, parameter_groups, rate
@@ -27,7 +27,7 @@ SMALL = MAEConfig(img_size=32, embed_dim=32, depth=1, num_heads=2, decoder_embed
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("facades")
-    for i, image in enumerate(draw_images(range(24), 32)):
+    for i, image in enumerate(draw_unwedged(24, 32)):
         np.save(path / f"{i:02d}.npy", image)
     return path
 
@@ -316,7 +316,7 @@ def test_a_run_with_wedges_goes_on_to_the_same_weights(config, wedged_folder, tm
 
 def test_drawn_pools_are_searched_for_wedges_too(config, monkeypatch, tmp_path):
     y, x = np.mgrid[:32, :32]
-    images = draw_images(range(6), 32)
+    images = draw_unwedged(6, 32)
     images[:, x + y > 45] = 0
     monkeypatch.setattr(train, "drawn_pool", lambda count, size, seed=0: train.Images(images, list("abcdef")))
     both = train.load_images(replace(config, data=None, drawn=6))

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from unwedged import draw_unwedged
 
-from maelib.facades import draw_images
 from maelib.wedges import find_wedges
 
 CMP = Path(__file__).parents[2] / "shared" / "data" / "cmp_facades"
@@ -22,7 +22,7 @@ MISJUDGED = {
 
 @pytest.fixture(scope="module")
 def drawn():
-    return draw_images(range(40), 128)
+    return draw_unwedged(40, 128)
 
 
 def with_wedges(image: np.ndarray, corners: list[tuple[float, float]], fill: int) -> tuple[np.ndarray, np.ndarray]:
@@ -61,7 +61,7 @@ def test_wedges_are_found_with_their_area_and_edge(drawn, fill, quality):
 @pytest.mark.parametrize("size", [64, 96, 224])
 def test_facades_without_wedges_have_none(size):
     """Dark streets with a straight kerb come nearest; 1 in 100 may be taken for a wedge."""
-    images = draw_images(range(100, 220), size)
+    images = draw_unwedged(120, size, first=100)
     assert find_wedges(images).any(axis=(1, 2)).mean() <= 0.01
 
 
