@@ -18,7 +18,7 @@ from maelib.photos import PhotoError
 SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "cmp_original_sample"
 
 
-SEEDS = unwedged_seeds(7)
+SEEDS = unwedged_seeds(7, size=(96, 64))
 
 
 def archive(part: str, seeds: list[int]) -> bytes:

@@ -7,10 +7,10 @@ import numpy as np
 from maelib.facades import LABELS, draw_facade, draw_images
 
 
-def unwedged_seeds(number: int, first: int = 0) -> list[int]:
-    """The first `number` seeds from `first` on whose facades show no wedge."""
+def unwedged_seeds(number: int, first: int = 0, size: int | tuple[int, int] = 64) -> list[int]:
+    """The first `number` seeds from `first` on whose facades, of this aspect ratio, show no wedge."""
     void = LABELS.index("void")
-    return list(islice((seed for seed in count(first) if not (draw_facade(seed, 64).labels == void).any()), number))
+    return list(islice((seed for seed in count(first) if not (draw_facade(seed, size).labels == void).any()), number))
 
 
 def draw_unwedged(number: int, size: int, first: int = 0) -> np.ndarray:
