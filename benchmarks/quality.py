@@ -40,14 +40,13 @@ class Row(NamedTuple):
 
 
 TINY, SMALL = RECIPES["facade_tiny"], RECIPES["facade_small"]
-LONG = {"batch_size": 64, "lr": 4e-3, "log_mse": True}
-MIXED = LONG | {"drawn": 10_000, "val_share": 0.05, "augment": Augment(scale=(0.75, 1.0))}
+MIXED = {"batch_size": 64, "log_mse": True, "drawn": 10_000, "val_share": 0.05, "augment": Augment(scale=(0.75, 1.0))}
 ROWS: dict[str, Row] = {
     "drawn": Row("the bundled model"),
     "tiny": Row("the default recipe, what `maelib train` does", TINY),
     "drawings64": Row(
         "64 px, under an hour on drawings alone",
-        replace(SMALL, model=replace(SMALL.model, img_size=64), drawn=40_000, steps=6000, **LONG),
+        replace(SMALL, model=replace(SMALL.model, img_size=64), drawn=40_000, wedges=False),
         photos=True,
     ),
     "mixed64": Row(
@@ -55,7 +54,7 @@ ROWS: dict[str, Row] = {
     ),
     "photos128": Row(
         "128 px, under an hour on photos and drawings",
-        replace(SMALL, model=replace(SMALL.model, img_size=128, patch_size=16), steps=6000, **MIXED),
+        replace(SMALL, model=replace(SMALL.model, img_size=128, patch_size=16), steps=3000, **MIXED),
         train=True,
         photos=True,
     ),

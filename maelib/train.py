@@ -108,7 +108,7 @@ class TrainConfig:
 RECIPES: dict[str, TrainConfig] = {
     "facade_tiny": TrainConfig(),
     "facade_small": TrainConfig(
-        out=Path("runs/facade_small"), model=CONFIGS["facade_small"], steps=5000, lr=3e-3, eval_every=250
+        out=Path("runs/facade_small"), model=CONFIGS["facade_small"], steps=6000, batch_size=64, log_mse=True
     ),
     "facade_base": TrainConfig(
         out=Path("runs/facade_base"),
