@@ -85,7 +85,7 @@ def load_model(path: Path) -> MaskedAutoencoder:
 def start_from(model: MaskedAutoencoder, path: Path) -> None:
     """Give `model` the weights of a checkpoint of the same shape; only their training sizes may differ.
 
-    Fixed positions stay the model's own, learned ones are resampled to its grid.
+    At another size, fixed positions stay the model's own and learned ones are resampled to its grid.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def start_from(model: MaskedAutoencoder, path: Path) -> None:
     for name in ("pos_embed", "decoder_pos_embed"):
         if model.config.positions == "learned":
             weights[name] = source.resampled_positions(name, model.config.grid_size)
-        else:
+        elif source.config.img_size != model.config.img_size:
             weights.pop(name)
     model.load_state_dict(weights, strict=False)
 

@@ -184,9 +184,10 @@ class EvaluateConfig:
 
 def run(config: EvaluateConfig) -> str:
     """Do what `maelib evaluate` is asked for: write the figure, return the table and what was left out."""
-    from maelib.checkpoint import bundled_checkpoint, load_model
+    from maelib.checkpoint import bundled_checkpoint
+    from maelib.weights import load_model
 
-    model = load_model(config.checkpoint or bundled_checkpoint())
+    model, notes = load_model(config.checkpoint or bundled_checkpoint())
     size, skipped = model.config.img_size, []
     if config.photos is None:
         images = drawn_test_images(size)
@@ -197,7 +198,7 @@ def run(config: EvaluateConfig) -> str:
     scores = evaluate(methods, images, model.config.patch_size, progress=True)
     config.out.parent.mkdir(parents=True, exist_ok=True)
     evaluation_figure(methods, scores, images, model.config.patch_size).savefig(config.out)
-    left_out = [f"left out: {reason}" for reason in skipped]
+    left_out = notes + [f"left out: {reason}" for reason in skipped]
     wedged = int(image_wedges(images).any(dim=(1, 2)).sum())
     about = f"{len(images)} images, {wedged} of them with flat wedges, which no hole touches"
     return "\n".join([*left_out, about, "", evaluation_table(scores), "", f"figure: {config.out}"])

@@ -1,12 +1,17 @@
 """`maelib fetch`: what does not come with the library, by name."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tyro.conf import Positional
 
 from maelib.cmp import BASE_URL, cmp_photos, fetch_cmp
+from maelib.downloads import DownloadError
+from maelib.downloads import fetch as download
+from maelib.published import OFFICIAL
 
 
 def _fetch_cmp(folder: Path, source: str | None) -> str:
@@ -18,9 +23,30 @@ def _fetch_cmp(folder: Path, source: str | None) -> str:
     )
 
 
+def _fetch_official(name: str, folder: Path, source: str | None) -> str:
+    official = OFFICIAL[name]
+    path = download(source or official.url, folder / f"{name}.pth")
+    if official.md5:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "md5").hexdigest()
+        if not digest.startswith(official.md5):
+            raise DownloadError(
+                f"{path}: its md5 is {digest}, and its authors state {official.md5}...; delete it and its .sha256, and "
+                "fetch it anew"
+            )
+    return (
+        f"{path}; train with: maelib train --recipe {official.config} --init {path} --data FOLDER\n"
+        "Licence CC-BY-NC 4.0: no commercial use; cite K. He et al., Masked Autoencoders Are Scalable Vision Learners, "
+        "CVPR 2022."
+    )
+
+
 # Name -> what fetches it into a folder (from the official address or a copy) and returns what to tell; what it is.
 FETCHES: dict[str, tuple[Callable[[Path, str | None], str], str]] = {
     "cmp": (_fetch_cmp, "the CMP Facade Database, 606 photos of facades with label maps"),
+} | {
+    name: (partial(_fetch_official, name), f"{official.config} as its authors trained it, on ImageNet")
+    for name, official in OFFICIAL.items()
 }
 
 
@@ -29,9 +55,10 @@ class FetchConfig:
     """Download what does not come with the library; a download that broke off goes on."""
 
     what: Positional[str]
-    """cmp: the CMP Facade Database, 606 photos of facades with label maps"""
+    """cmp: the CMP Facade Database, 606 photos of facades with label maps; mae_visualize_vit_base, ..._large, ..._huge
+    and the others of maelib.published.OFFICIAL: the paper's own weights"""
     out: Path | None = None
-    """folder; by default the one of that name in data/photos"""
+    """folder; by default data/photos/cmp for photos and data/checkpoints for weights"""
     source: str | None = None
     """address of a copy, to fetch from instead of the official one"""
 
@@ -49,4 +76,5 @@ def fetch(config: FetchConfig) -> str:
     DownloadError
         When it cannot be had or trusted; what has arrived is kept, and the next call goes on.
     """
-    return FETCHES[config.what][0](config.out or Path("data/photos") / config.what, config.source)
+    default = Path("data/photos/cmp" if config.what == "cmp" else "data/checkpoints")
+    return FETCHES[config.what][0](config.out or default, config.source)

@@ -1,5 +1,6 @@
 """`maelib reconstruct`: repair a photo, or a folder of them, with a trained model."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from PIL import Image
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from maelib.checkpoint import bundled_checkpoint, load_model
+from maelib.checkpoint import bundled_checkpoint
 from maelib.inpaint import repair_photo
 from maelib.model import MaskedAutoencoder
 from maelib.photos import (
@@ -22,6 +23,7 @@ from maelib.photos import (
     read_mask,
     write_photo,
 )
+from maelib.weights import load_model
 
 PANEL_HEIGHT = 1024  # most pixels of a side-by-side
 
@@ -33,7 +35,7 @@ class ReconstructConfig:
     photo: Positional[Path]
     """photo to repair (an image or .npy), or a folder of them"""
     checkpoint: Path | None = None
-    """model.safetensors of a training run; by default the bundled model"""
+    """model.safetensors of a training run, or published weights; by default the bundled model"""
     mask: Path | None = None
     """picture as large as the photo, white where to repair; for a folder of photos, one for all of them or a folder
     with NAME.png or NAME_mask.png for each"""
@@ -171,7 +173,9 @@ def reconstruct(config: ReconstructConfig) -> list[Repair]:
     ValueError
         When several photos would go into one file, or the checkpoint is damaged.
     """
-    model = load_model(config.checkpoint or bundled_checkpoint())
+    model, notes = load_model(config.checkpoint or bundled_checkpoint())
+    for note in notes:
+        tqdm.write(note, file=sys.stderr)
     results: list[Repair] = []
     jobs = _photos(config)
     masks = [] if config.mask is None else [config.mask, *config.mask.glob("*")]

@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader
 
-from maelib import checkpoint
+from maelib import checkpoint, weights
 from maelib.augment import Augment, to_float
 from maelib.cmp import read_photos
 from maelib.data import Images, StepSampler, drawn_pool, epoch_indices, split
@@ -39,7 +39,8 @@ class TrainConfig:
     model: MAEConfig = CONFIGS["facade_tiny"]
     """shape of the model"""
     init: Path | None = None
-    """checkpoint to start from instead of random weights: same shape, any training size"""
+    """weights to start from instead of random ones: a checkpoint of the same shape and any training size, or a
+    published file (the MAE authors' .pth, timm's, Hugging Face's) for --recipe vit_base, vit_large or vit_huge"""
     data: Path | None = None
     """folder of .npy arrays and photos to learn from; without one, drawn facades are used"""
     drawn: int | None = None
@@ -123,6 +124,17 @@ RECIPES: dict[str, TrainConfig] = {
         optimizer="adamw",
         lr=3e-4,
     ),
+} | {
+    name: TrainConfig(
+        out=Path(f"runs/{name}"),
+        model=replace(CONFIGS[name], norm_pix=False),  # a repair needs pixels, as mae_visualize_*.pth predict them
+        steps=5000,
+        optimizer="adamw",
+        lr=1e-4,
+        weight_decay=0.05,
+        eval_every=250,
+    )
+    for name in ("vit_base", "vit_large", "vit_huge")
 }
 
 
@@ -301,8 +313,7 @@ def train(config: TrainConfig) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = MaskedAutoencoder(config.model)
-    if config.init and not config.resume:
-        checkpoint.start_from(model, config.init)
+    notes = weights.start_from(model, config.init) if config.init and not config.resume else []
     optimizers = make_optimizers(model, config.optimizer, config.lr, config.weight_decay)
     done, losses = _load(config, model, optimizers) if config.resume else (0, [])
     if done > config.steps:
@@ -325,8 +336,8 @@ def train(config: TrainConfig) -> Path:
 
     total, seen = config.steps * config.batch_size, done * config.batch_size
     with tqdm(total=total, initial=seen, unit="img", unit_scale=True) as bar, stop_requests() as stop:
-        for complaint in skipped:
-            bar.write(f"skipped: {complaint}", file=sys.stderr)
+        for note in notes + [f"skipped: {complaint}" for complaint in skipped]:
+            bar.write(note, file=sys.stderr)
         for images, voids in loader:
             generator = Generator().manual_seed(config.seed * 1_000_003 + done)  # as if never interrupted
             images, mask, void = _augment_and_mask(config, images, voids, generator)

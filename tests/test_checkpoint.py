@@ -114,6 +114,16 @@ def test_a_model_of_another_size_starts_with_the_same_weights_and_its_own_grid(t
     assert (positions == "sincos") == torch.equal(target.pos_embed, fresh.pos_embed)
 
 
+def test_a_model_of_the_same_size_starts_with_the_same_positions(saved):
+    """Those of published weights were resampled for it, and are no longer the fixed ones of their grid."""
+    source, path = saved
+    source.pos_embed.data += 1
+    save_model(path, source, {})
+    target = MaskedAutoencoder(SMALL)
+    start_from(target, path)
+    assert torch.equal(target.pos_embed, source.pos_embed)
+
+
 def test_a_model_of_another_shape_does_not_start_from_a_checkpoint(saved):
     with pytest.raises(CheckpointError, match="embed_dim 16 there, 32 here; make them the same"):
         start_from(MaskedAutoencoder(replace(SMALL, embed_dim=32)), saved[1])
