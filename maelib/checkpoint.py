@@ -10,6 +10,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -82,10 +83,28 @@ def load_model(path: Path) -> MaskedAutoencoder:
     return model.eval()
 
 
-def start_from(model: MaskedAutoencoder, path: Path) -> None:
-    """Give `model` the weights of a checkpoint of the same shape; only their training sizes may differ.
+def _resample_patches(weights: dict[str, Tensor], new: int) -> None:
+    """Let first and last layer work on patches of `new` pixels a side (after Beyer et al. 2023, section 3.4), in place.
 
-    At another size, fixed positions stay the model's own and learned ones are resampled to its grid.
+    A model for patches of 8 px becomes one of 16 that sees the mean of each 2 x 2 pixels and predicts them alike.
+    """
+
+    def resample(kernels: Tensor) -> Tensor:
+        return F.interpolate(kernels, size=(new, new), mode="nearest-exact" if new > old else "area")
+
+    embed = weights["patch_embed.proj.weight"]
+    old = embed.shape[-1]
+    weights["patch_embed.proj.weight"] = resample(embed) * (old / new) ** 2
+    for name in ("decoder_pred.weight", "decoder_pred.bias"):
+        maps = weights[name].reshape(old, old, -1).permute(2, 0, 1)[None]  # (p * p * 3, D) -> (1, 3 * D, p, p)
+        weights[name] = resample(maps)[0].permute(1, 2, 0).reshape(3 * new**2, *weights[name].shape[1:])
+
+
+def start_from(model: MaskedAutoencoder, path: Path) -> None:
+    """Give `model` the weights of a checkpoint of the same shape; only their sizes of image and patch may differ.
+
+    Patches of another size are resampled. On another grid, fixed positions stay the model's own and learned ones are
+    resampled too.
 
     Raises
     ------
@@ -93,15 +112,18 @@ def start_from(model: MaskedAutoencoder, path: Path) -> None:
         As `load_model`; also when the shapes differ.
     """
     source = load_model(path)
-    ours, theirs = asdict(model.config), asdict(source.config) | {"img_size": model.config.img_size}
+    ours, theirs = asdict(model.config), asdict(source.config)
+    theirs |= {name: ours[name] for name in ("img_size", "patch_size")}
     differing = [f"{name} {theirs[name]} there, {ours[name]} here" for name in ours if ours[name] != theirs[name]]
     if differing:
         raise CheckpointError(f"{path} holds a model of another shape: {'; '.join(differing)}; make them the same")
     weights = source.state_dict()
+    if source.config.patch_size != model.config.patch_size:
+        _resample_patches(weights, model.config.patch_size)
     for name in ("pos_embed", "decoder_pos_embed"):
         if model.config.positions == "learned":
             weights[name] = source.resampled_positions(name, model.config.grid_size)
-        elif source.config.img_size != model.config.img_size:
+        elif source.config.grid_size != model.config.grid_size:
             weights.pop(name)
     model.load_state_dict(weights, strict=False)
 

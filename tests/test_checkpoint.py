@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from maelib import files
@@ -13,6 +14,7 @@ from maelib.checkpoint import CheckpointError, load_model, load_tensors, save_mo
 from maelib.files import write_atomic
 from maelib.masking import random_mask
 from maelib.model import MAEConfig, MaskedAutoencoder
+from maelib.patches import unpatchify
 
 SMALL = MAEConfig(img_size=16, embed_dim=16, depth=1, num_heads=1, decoder_embed_dim=16, decoder_depth=1,
                   decoder_num_heads=1)  # fmt: skip
@@ -122,6 +124,29 @@ def test_a_model_of_the_same_size_starts_with_the_same_positions(saved):
     target = MaskedAutoencoder(SMALL)
     start_from(target, path)
     assert torch.equal(target.pos_embed, source.pos_embed)
+
+
+def test_a_model_of_coarser_patches_starts_as_one_that_sees_means_and_repeats_itself(tmp_path):
+    config = replace(SMALL, img_size=32, patch_size=8)
+    source, target = MaskedAutoencoder(config).eval(), MaskedAutoencoder(replace(config, img_size=64, patch_size=16))
+    save_model(tmp_path / "source.safetensors", source, {})
+    start_from(target.eval(), tmp_path / "source.safetensors")
+    images, mask = torch.rand(2, 3, 64, 64), random_mask(2, (4, 4), 0.5)
+    coarse = unpatchify(source(F.avg_pool2d(images, 2), mask), 8, (4, 4))
+    expected = coarse.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+    torch.testing.assert_close(unpatchify(target(images, mask), 16, (4, 4)), expected)
+
+
+def test_a_model_of_finer_patches_starts_as_one_that_sees_the_picture_enlarged(tmp_path):
+    config = replace(SMALL, img_size=64, patch_size=16)
+    source, target = MaskedAutoencoder(config).eval(), MaskedAutoencoder(replace(config, img_size=32, patch_size=8))
+    save_model(tmp_path / "source.safetensors", source, {})
+    start_from(target.eval(), tmp_path / "source.safetensors")
+    images, mask = torch.rand(2, 3, 32, 32), random_mask(2, (4, 4), 0.5)
+    large = source(images.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3), mask)
+    torch.testing.assert_close(
+        unpatchify(target(images, mask), 8, (4, 4)), F.avg_pool2d(unpatchify(large, 16, (4, 4)), 2)
+    )
 
 
 def test_a_model_of_another_shape_does_not_start_from_a_checkpoint(saved):
