@@ -39,8 +39,8 @@ class TrainConfig:
     model: MAEConfig = CONFIGS["facade_tiny"]
     """shape of the model"""
     init: Path | None = None
-    """weights to start from instead of random ones: a checkpoint of the same shape and any training size, or a
-    published file (the MAE authors' .pth, timm's, Hugging Face's) for --recipe vit_base, vit_large or vit_huge"""
+    """weights to start from instead of random ones: a checkpoint of the same shape, any size of image and
+    patch, or a published file (the MAE authors' .pth, timm's, Hugging Face's) for --recipe vit_base, vit_large or vit_huge"""
     data: Path | None = None
     """folder of .npy arrays and photos to learn from; without one, drawn facades are used"""
     drawn: int | None = None
