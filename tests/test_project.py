@@ -32,12 +32,12 @@ TOP_LEVEL = {
 # A module imports only from rows above its own.
 FLOORS = (
     {"patches", "facade_parts", "files", "wedges"},
-    {"masking", "facade_windows", "photos", "downloads"},
-    {"facade_ends"},
-    {"facade_building"},
+    {"masking", "facade_windows", "photos", "downloads", "crops"},
+    {"facade_ends", "package_index"},
+    {"facade_building", "vgg_weights"},
     {"facade_scene"},
     {"facades"},
-    {"model", "metrics", "data", "augment", "plots"},
+    {"model", "vgg", "metrics", "data", "augment", "plots"},
     {"losses", "baselines", "checkpoint", "optim", "cmp"},
     {"inpaint"},
     {"evaluate", "reconstruct", "tracking", "fetch"},
