@@ -279,6 +279,21 @@ def test_the_readme_example_draws_the_picture_above_it(tmp_path: Path) -> None:
     assert np.abs(drawn - shown).max() <= 3, "run `make picture`"  # of 255: CPUs round differently
 
 
+@pytest.mark.parametrize("code", [0, 2])
+def test_weights_are_fetched_once_and_the_course_opens_without_them_too(code: int, tmp_path: Path) -> None:
+    programs = {"python": "", "pip": "", "jupyter": "echo opened", "maelib": f"echo fetch $* >&2; exit {code}"}
+    (tmp_path / "bin").mkdir()
+    for name, line in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "ready").touch()
+    command = ["make", "--no-print-directory", "lab", f"VENV={tmp_path}"]
+    runs = [subprocess.run(command, cwd=ROOT, capture_output=True, text=True) for _ in range(2)]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert all("opened" in run.stdout for run in runs)
+    assert [run.stderr for run in runs] == ["fetch fetch vgg19\n", "fetch fetch vgg19\n" if code else ""]
+
+
 def test_the_readme_commands_exist_with_the_options_shown() -> None:
     commands = [line.split() for line in fenced("sh").splitlines() if line.startswith("maelib ")]
     assert {words[1] for words in commands} >= {"draw", "train", "evaluate", "fetch", "reconstruct"}
