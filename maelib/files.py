@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all."""
+"""Files that are whole or not there at all, and the folder for those that can be made again."""
 
 import os
 from pathlib import Path
@@ -16,3 +16,9 @@ def write_atomic(path: Path, data: bytes) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """Where what is drawn or fetched is kept between runs: `$MAELIB_CACHE`, else `maelib` in the user's cache."""
+    default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "maelib"
+    return Path(os.environ.get("MAELIB_CACHE", default))

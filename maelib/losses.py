@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from maelib.crops import cut_holes
 from maelib.masking import mask_to_pixels
-from maelib.model import PIXEL_MEAN, PIXEL_STD, MAEConfig
-from maelib.patches import grid_size, patchify, unpatchify
+from maelib.model import MAEConfig
+from maelib.patches import PIXEL_MEAN, PIXEL_STD, grid_size, patchify, unpatchify
 
 Features = Callable[[Tensor], Sequence[Tensor]]
 
@@ -79,13 +81,32 @@ def perceptual_loss(predicted: Tensor, images: Tensor, hole: Tensor, features: F
     features : callable
         Images to a sequence of maps `(B, C', H', W')`.
     """
-    maps = features(predicted)
-    terms = []
-    for ours, truth in zip(maps, features(images), strict=True):
-        weight = F.adaptive_avg_pool2d(hole[:, None].to(ours.dtype), ours.shape[-2:])  # -> (B, 1, H', W')
-        error = (ours - truth.detach()).square().mean(dim=1, keepdim=True)
-        terms.append((error * weight).sum() / weight.sum())
-    return sum(terms) / len(terms)
+    error, weight = _feature_errors(predicted, images, hole, features)
+    return (error / weight).mean()
+
+
+def cropped_perceptual_loss(predicted: Tensor, images: Tensor, hole: Tensor, features: Features) -> Tensor:
+    """`perceptual_loss`, with features computed only as far around each hole as a map's places inside it see.
+
+    Value and gradient are the same: what a crop's own border spoils weighs nothing. Parameters are the same too, but
+    `features` must know how far it sees: `margin` and `stride` in pixels, as `maelib.vgg.VGG19` does.
+    """
+    crops = cut_holes(hole, features.margin, features.stride, predicted, images)
+    error, weight = sum(_feature_errors(*crop, features) for crop in crops)
+    return (error / weight).mean()
+
+
+def _feature_errors(predicted: Tensor, images: Tensor, hole: Tensor, features: Features) -> Tensor:
+    """For each layer the sum of squared errors inside the hole, channels averaged, and of its places, `(2, layers)`."""
+    with torch.no_grad():
+        truths = features(images)
+    sums = []
+    for ours, truth in zip(features(predicted), truths, strict=True):
+        exact = torch.promote_types(ours.dtype, torch.float32)  # bf16 maps are compared and summed in float32
+        weight = F.adaptive_avg_pool2d(hole[:, None].to(exact), ours.shape[-2:])  # -> (B, 1, H', W')
+        error = (ours.to(exact) - truth.to(exact)).square().mean(dim=1, keepdim=True)
+        sums.append(torch.stack([(error * weight).sum(), weight.sum()]))
+    return torch.stack(sums, dim=1)
 
 
 class ReconstructionLoss:
@@ -98,7 +119,7 @@ class ReconstructionLoss:
     mse_weight, perceptual_weight : float
         The blend; 0.6 and 0.4 for `facade_base`. A term of weight 0 costs nothing.
     features : callable, optional
-        What the perceptual term compares, such as layers of VGG19.
+        What the perceptual term compares, such as `maelib.vgg.vgg19()`, which is run around the hole alone.
     all_patches : bool
         Count visible patches in the squared error as well.
     log_mse : bool
@@ -127,8 +148,8 @@ class ReconstructionLoss:
             )
         if perceptual_weight and features is None:
             raise ValueError(
-                f"perceptual_weight {perceptual_weight} needs features to compare and this version brings no VGG19; "
-                "set perceptual_weight to 0 (on the command line: --perceptual-weight 0), or hand features in"
+                f"perceptual_weight {perceptual_weight} needs features to compare; "
+                "hand in features, such as maelib.vgg.vgg19(), or set perceptual_weight to 0"
             )
         if perceptual_weight and config.norm_pix:
             raise ValueError(
@@ -142,12 +163,15 @@ class ReconstructionLoss:
             )
         self.config, self.features, self.all_patches, self.log_mse = config, features, all_patches, log_mse
         self.mse_weight, self.perceptual_weight = mse_weight, perceptual_weight
+        self.perceptual_name = f"perceptual{getattr(features, 'note', '')}"
+        self.perceptual_loss = cropped_perceptual_loss if hasattr(features, "margin") else perceptual_loss
 
     def __call__(
         self, prediction: Tensor, images: Tensor, mask: Tensor, void: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Scalars `loss` (the blend) and its unweighted terms `mse` and, where it counts, `perceptual`.
 
+        Features that carry a `note` lend it to their term's name: `perceptual (random VGG19)`.
         Takes predicted patches `(B, N, P)`, true images `(B, C, H, W)` in [0, 1], mask `(B, N)` bool, and, for
         `all_patches`, the patches `(B, N)` bool that do not count even so.
         """
@@ -162,6 +186,7 @@ class ReconstructionLoss:
             grid = grid_size(tuple(images.shape[2:]), size)
             hole = mask_to_pixels(mask, size, grid)
             predicted = unpatchify(prediction, size, grid).where(hole[:, None], images)
-            terms["perceptual"] = perceptual_loss(predicted, images, hole, self.features)
-            loss = loss + self.perceptual_weight * terms["perceptual"]
+            perceptual = self.perceptual_loss(predicted, images, hole, self.features)
+            terms[self.perceptual_name] = perceptual
+            loss = loss + self.perceptual_weight * perceptual
         return {"loss": loss, **terms}

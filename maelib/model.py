@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from maelib.masking import mask_to_pixels, visible_first
 from maelib.patches import (
+    PIXEL_MEAN,
+    PIXEL_STD,
     grid_size,
     interpolate_positions,
     patchify,
@@ -19,9 +21,6 @@ from maelib.patches import (
     sincos_positions,
     unpatchify,
 )
-
-PIXEL_MEAN = (0.485, 0.456, 0.406)  # ImageNet's, as everywhere in the field
-PIXEL_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)

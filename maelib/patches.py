@@ -7,6 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+PIXEL_MEAN = (0.485, 0.456, 0.406)  # ImageNet's, as everywhere in the field
+PIXEL_STD = (0.229, 0.224, 0.225)
+
 
 def grid_size(img_size: int | tuple[int, int], patch_size: int) -> tuple[int, int]:
     """Rows and columns of patches in an image of `img_size` pixels (one side, or height and width).

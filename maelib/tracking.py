@@ -52,17 +52,27 @@ def read_log(path: Path) -> list[dict[str, float]]:
 
 
 def save_curves(rows: list[dict[str, float]], path: Path) -> None:
-    """Draw loss and hole PSNR of a log over its steps, two PNG files: `path` with -loss and -psnr in the name."""
+    """Draw loss and hole PSNR of a log over its steps, two PNG files: `path` with -loss and -psnr in the name.
+
+    A log of a loss with several terms also gives -mse, -perceptual and, for the norms of their gradients, -grad.
+    """
     steps = [row["step"] for row in rows]
-    for kind, unit in (("loss", "loss"), ("psnr", "hole PSNR, dB")):
-        series = {name: [row[name] for row in rows] for name in rows[0] if kind in name}
-        figure = show_curves(series, x=steps, xlabel="step", ylabel=unit)
-        figure.savefig(path.with_name(f"{path.stem}-{kind}.png"))
+    for kind, starts, unit in (
+        ("loss", ("train_loss", "val_loss"), "loss"),
+        ("psnr", ("psnr",), "hole PSNR, dB"),
+        ("mse", ("train_mse", "val_mse"), "squared error"),
+        ("perceptual", ("train_perceptual", "val_perceptual"), "perceptual loss"),
+        ("grad", ("grad_",), "norm of the gradient at the prediction"),
+    ):
+        series = {name: [row[name] for row in rows] for name in rows[0] if name.startswith(starts)}
+        if series:
+            figure = show_curves(series, x=steps, xlabel="step", ylabel=unit)
+            figure.savefig(path.with_name(f"{path.stem}-{kind}.png"))
 
 
 @torch.no_grad()
-def save_reconstructions(model: MaskedAutoencoder, images: Tensor, mask: Tensor, path: Path) -> None:
-    """Draw a PNG with a row per image: original, masked, the bare prediction, the repair.
+def save_reconstructions(model: MaskedAutoencoder, images: Tensor, mask: Tensor, path: Path, note: str = "") -> None:
+    """Draw a PNG with a row per image: original, masked, the bare prediction, the repair, its title ending in `note`.
 
     Takes `images` `(B, C, H, W)` in [0, 1] and `mask` `(B, N)`, on the model's device.
     """
@@ -72,6 +82,6 @@ def save_reconstructions(model: MaskedAutoencoder, images: Tensor, mask: Tensor,
     columns = {"original": images, "masked": mask_overlay(images, mask_to_pixels(mask, size, grid))}
     if not model.config.norm_pix:  # normalised pixels have no picture of their own
         columns["prediction"] = unpatchify(model(images, mask), size, grid).clamp(0, 1).float()
-    columns["repaired"] = repaired
+    columns[f"repaired{note}"] = repaired
     rows = [[column[i].cpu() for column in columns.values()] for i in range(len(images))]
     show_images(rows, titles=list(columns)).savefig(path)

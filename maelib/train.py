@@ -26,6 +26,8 @@ from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder
 from maelib.optim import make_optimizers, rate
 from maelib.tracking import CsvLog, save_curves, save_reconstructions
 from maelib.validation import Validation
+from maelib.vgg import LAYERS, vgg19
+from maelib.vgg_weights import WEIGHTS
 
 VALIDATION_SEED = 899  # of the drawn pool that no training draws from
 
@@ -39,8 +41,8 @@ class TrainConfig:
     model: MAEConfig = CONFIGS["facade_tiny"]
     """shape of the model"""
     init: Path | None = None
-    """weights to start from instead of random ones: a checkpoint of the same shape, any size of image and
-    patch, or a published file (the MAE authors' .pth, timm's, Hugging Face's) for --recipe vit_base, vit_large or vit_huge"""
+    """weights to start from instead of random ones: a checkpoint of the same shape, any size of image and patch, or
+    for --recipe vit_base, vit_large or vit_huge a published file: the MAE authors' .pth, timm's, Hugging Face's"""
     data: Path | None = None
     """folder of .npy arrays and photos to learn from; without one, drawn facades are used"""
     drawn: int | None = None
@@ -67,6 +69,10 @@ class TrainConfig:
     """weight of the masked squared error"""
     perceptual_weight: float = 0.0
     """weight of the perceptual loss"""
+    vgg: str = "normalised"
+    """VGG19 weights of the perceptual loss: normalised, imagenet, random, or a file in torchvision's layout"""
+    vgg_layers: tuple[str, ...] = LAYERS
+    """maps that it compares"""
     all_patches: bool = False
     """count visible patches in the squared error as well"""
     log_mse: bool = False
@@ -177,6 +183,26 @@ def _accelerator(config: TrainConfig):
     return Accelerator(mixed_precision="bf16" if bf16 else "no")
 
 
+def _loss_function(config: TrainConfig, accelerator) -> ReconstructionLoss:
+    """The configured loss; its features compute in the run's precision, on its device."""
+    features = None
+    if config.perceptual_weight:
+        dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+        features = vgg19(config.vgg, config.vgg_layers, dtype).to(accelerator.device)
+    return ReconstructionLoss(
+        config.model, config.mse_weight, config.perceptual_weight, features, config.all_patches, config.log_mse
+    )
+
+
+def _gradient_norms(terms: dict[str, Tensor], prediction: Tensor) -> dict[str, float]:
+    """Euclidean norm of each unweighted term's gradient at the prediction: who pulls how hard."""
+    return {
+        f"grad_{name}": torch.autograd.grad(term, prediction, retain_graph=True)[0].float().norm().item()
+        for name, term in terms.items()
+        if name != "loss"
+    }
+
+
 def _save(config: TrainConfig, model: MaskedAutoencoder, optimizers: list, step: int, losses: list[Tensor]) -> None:
     """Write the model, and beside it what resuming needs."""
     state = {
@@ -185,11 +211,12 @@ def _save(config: TrainConfig, model: MaskedAutoencoder, optimizers: list, step:
         for j, entry in optimizer.state_dict()["state"].items()
         for name, value in entry.items()
     }
-    about = {"step": step, "losses": [loss.item() for loss in losses]}  # losses that no log row holds yet
+    about = {"step": step, "losses": [loss.tolist() for loss in losses]}  # losses that no log row holds yet
     checkpoint.save_tensors(config.out / "state.safetensors", {**state, **_named(model)}, about)
     told = {
         name: value for name, value in _plain(config).items() if name not in ("out", "init", "data", "resume")
     }  # no paths
+    told["vgg"] = config.vgg if config.vgg in (*WEIGHTS, "random") else Path(config.vgg).name
     checkpoint.save_model(config.out / "model.safetensors", model, {"step": step, "training": told})
 
 
@@ -198,7 +225,7 @@ def _named(model: MaskedAutoencoder) -> dict[str, Tensor]:
 
 
 def _load(config: TrainConfig, model: MaskedAutoencoder, optimizers: list) -> tuple[int, list[Tensor]]:
-    """Put model and optimisers back to the run's last checkpoint; returns its step and the losses not yet logged."""
+    """Put model and optimisers back to the run's last checkpoint; returns its step and the terms not yet logged."""
     tensors, about = checkpoint.load_tensors(config.out / "state.safetensors")
     model.load_state_dict({name: tensors.pop(f"model.{name}") for name in model.state_dict()})
     for i, optimizer in enumerate(optimizers):
@@ -208,7 +235,7 @@ def _load(config: TrainConfig, model: MaskedAutoencoder, optimizers: list) -> tu
             if int(owner) == i:
                 state.setdefault(int(parameter), {})[name] = tensor
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return about["step"], [torch.tensor(loss) for loss in about["losses"]]
+    return about["step"], [torch.tensor(loss).reshape(-1) for loss in about["losses"]]
 
 
 def _plain(config: TrainConfig) -> dict:
@@ -231,7 +258,8 @@ def read_config(run: Path) -> TrainConfig:
     model, augment = MAEConfig(**told.pop("model")), told.pop("augment")
     augment = Augment(**augment | {"scale": tuple(augment["scale"])})
     paths = {name: told[name] and Path(told[name]) for name in ("out", "init", "data")}
-    return TrainConfig(**told | paths | {"model": model, "augment": augment, "mask_ratio": tuple(told["mask_ratio"])})
+    lists = {name: tuple(told[name]) for name in ("mask_ratio", "vgg_layers") if name in told}
+    return TrainConfig(**told | paths | lists | {"model": model, "augment": augment})
 
 
 def _check_same_run(config: TrainConfig) -> None:
@@ -303,13 +331,8 @@ def train(config: TrainConfig) -> Path:
         _check_same_run(config)
     elif (config.out / "state.safetensors").exists():
         raise FileExistsError(f"{config.out} holds a run already; resume it (--resume) or choose another --out")
-    loss_function = ReconstructionLoss(
-        config.model,
-        config.mse_weight,
-        config.perceptual_weight,
-        all_patches=config.all_patches,
-        log_mse=config.log_mse,
-    )
+    accelerator = _accelerator(config)
+    loss_function = _loss_function(config, accelerator)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         model = MaskedAutoencoder(config.model)
@@ -320,7 +343,6 @@ def train(config: TrainConfig) -> Path:
         raise ValueError(f"{config.out} is at step {done} already, beyond steps {config.steps}; ask for more steps")
     train_images, val_images, skipped = load_images(config)
 
-    accelerator = _accelerator(config)
     epoch = epoch_indices(len(train_images), config.drawn if config.data and config.drawn else 0, config.data_share)
     sampler = StepSampler(epoch, config.batch_size, config.steps, config.seed, done)
     loader = DataLoader(
@@ -341,21 +363,27 @@ def train(config: TrainConfig) -> Path:
         for images, voids in loader:
             generator = Generator().manual_seed(config.seed * 1_000_003 + done)  # as if never interrupted
             images, mask, void = _augment_and_mask(config, images, voids, generator)
-            loss = loss_function(model(images, mask), images, mask, void)["loss"]
-            accelerator.backward(loss)
+            prediction = model(images, mask)
+            terms = loss_function(prediction, images, mask, void)
+            at_log = (done + 1) % config.eval_every == 0 or done + 1 == config.steps
+            gradients = _gradient_norms(terms, prediction) if at_log and config.perceptual_weight else {}
+            accelerator.backward(terms["loss"])
             share = rate(done, config.steps, config.warmup)
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr * share
                 optimizer.step()
                 optimizer.zero_grad()
-            losses.append(loss.detach())
+            names = list(terms) if config.perceptual_weight else ["loss"]
+            losses.append(torch.stack([terms[name].detach() for name in names]))
             done += 1
             bar.update(len(images))
-            if done % config.eval_every == 0 or done == config.steps:
-                row = {"step": done, "lr": config.lr * share, "train_loss": torch.stack(losses).mean().item()}
+            if at_log:
+                row = {"step": done, "lr": config.lr * share}
+                for name, values in zip(names, torch.stack(losses).unbind(dim=1), strict=True):
+                    row[f"train_{name}"] = values.mean().item()
                 losses = []
-                log.add(row | validation(model, loss_function))
+                log.add(row | gradients | validation(model, loss_function))
                 bar.set_postfix({name: f"{value:.3g}" for name, value in log.rows[-1].items() if "psnr" in name})
                 _save(config, bare, optimizers, done, losses)
             if stop.is_set():
@@ -369,7 +397,8 @@ def train(config: TrainConfig) -> Path:
         save_curves(log.rows, config.out / "curves.png")
     for name in HOLES:
         path = config.out / f"repairs-{name.replace(' ', '-').replace('%', '')}.png"
-        save_reconstructions(bare, validation.images[:6], validation.masks[name][:6], path)
+        note = getattr(loss_function.features, "note", "")
+        save_reconstructions(bare, validation.images[:6], validation.masks[name][:6], path, note)
     if done < config.steps:
         raise KeyboardInterrupt
     return config.out / "model.safetensors"

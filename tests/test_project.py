@@ -32,12 +32,12 @@ TOP_LEVEL = {
 # A module imports only from rows above its own.
 FLOORS = (
     {"patches", "facade_parts", "files", "wedges"},
-    {"masking", "facade_windows", "photos", "downloads"},
-    {"facade_ends"},
-    {"facade_building"},
+    {"masking", "facade_windows", "photos", "downloads", "crops"},
+    {"facade_ends", "package_index"},
+    {"facade_building", "vgg_weights"},
     {"facade_scene"},
     {"facades"},
-    {"model", "metrics", "data", "augment", "plots"},
+    {"model", "vgg", "metrics", "data", "augment", "plots"},
     {"losses", "baselines", "checkpoint", "optim", "cmp", "layouts"},
     {"inpaint", "published"},
     {"weights"},
@@ -278,6 +278,21 @@ def test_the_readme_example_draws_the_picture_above_it(tmp_path: Path) -> None:
     drawn, shown = (np.asarray(Image.open(path / "repair.png"), float) for path in (tmp_path, ROOT / "data"))
     assert drawn.shape == shown.shape
     assert np.abs(drawn - shown).max() <= 3, "run `make picture`"  # of 255: CPUs round differently
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_weights_are_fetched_once_and_the_course_opens_without_them_too(code: int, tmp_path: Path) -> None:
+    programs = {"python": "", "pip": "", "jupyter": "echo opened", "maelib": f"echo fetch $* >&2; exit {code}"}
+    (tmp_path / "bin").mkdir()
+    for name, line in programs.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "ready").touch()
+    command = ["make", "--no-print-directory", "lab", f"VENV={tmp_path}"]
+    runs = [subprocess.run(command, cwd=ROOT, capture_output=True, text=True) for _ in range(2)]
+    assert [run.returncode for run in runs] == [0, 0]
+    assert all("opened" in run.stdout for run in runs)
+    assert [run.stderr for run in runs] == ["fetch fetch vgg19\n", "fetch fetch vgg19\n" if code else ""]
 
 
 def test_the_readme_commands_exist_with_the_options_shown() -> None:

@@ -8,17 +8,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from unwedged import draw_unwedged
 
 from maelib import checkpoint, train
 from maelib.augment import Augment, to_float
 from maelib.checkpoint import load_model, load_tensors
+from maelib.losses import masked_mse
 from maelib.masking import mask_to_pixels
 from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder
 from maelib.optim import make_optimizers, parameter_groups, rate
 from maelib.tracking import CsvLog, read_log
 from maelib.train import RECIPES, TrainConfig, read_config
 from maelib.validation import Validation
+from maelib.vgg import vgg19
 
 SMALL = MAEConfig(img_size=32, embed_dim=32, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
                   decoder_num_heads=1)  # fmt: skip
@@ -99,9 +102,11 @@ def test_same_seed_same_weights_to_the_bit(config, tmp_path):
     assert not same(first, other)
 
 
-@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
-def test_an_interrupted_run_goes_on_to_the_same_weights(config, tmp_path, monkeypatch, optimizer):
-    config = replace(config, optimizer=optimizer)
+@pytest.mark.parametrize(
+    "options", [{"optimizer": "muon"}, {"optimizer": "adamw"}, {"vgg": "random", "perceptual_weight": 0.4}], ids=str
+)
+def test_an_interrupted_run_goes_on_to_the_same_weights(config, tmp_path, monkeypatch, options):
+    config = replace(config, **options)
     whole = weights(train.train(config))
     half = replace(config, out=tmp_path / "half")
     calls = []
@@ -233,16 +238,78 @@ def test_a_run_that_died_before_its_first_checkpoint_can_start_again(config):
     assert train.train(config).exists()
 
 
-def test_data_that_cannot_be_had_is_named(config, tmp_path):
+def test_data_that_cannot_be_had_is_named(config, tmp_path, out_of_reach):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         train.train(replace(config, data=tmp_path / "gone"))
     with pytest.raises(ValueError, match="leave nothing to learn from"):
         train.train(replace(config, data=None, drawn=0))
-    with pytest.raises(ValueError, match="--perceptual-weight 0"):
+    with pytest.raises(OSError, match=r"cannot be fetched.*--perceptual-weight 0"):
         train.train(replace(config, perceptual_weight=0.4))
     with pytest.raises(FileNotFoundError, match=r"config\.json does not exist; start a run there"):
         train.train(replace(config, resume=True))
     assert not checkpoint.Path(config.out).exists()
+
+
+@pytest.fixture
+def perceptual(config):
+    return replace(config, mse_weight=0.6, perceptual_weight=0.4, vgg="random", vgg_layers=("relu1_1", "relu2_1"))
+
+
+TERMS = ("mse", "perceptual (random VGG19)")  # random weights say so wherever their numbers stand
+
+
+def test_the_blend_and_its_terms_are_logged_on_one_scale_and_other_runs_log_what_they_did(config, perceptual):
+    rows = read_log(train.train(perceptual).parent / "log.csv")
+    train_columns = ["step", "lr", "train_loss", *(f"train_{term}" for term in TERMS)]
+    psnr = ["psnr block 25%", "psnr block 50%", "psnr random 75%"]
+    assert list(rows[0]) == [
+        *train_columns, *(f"grad_{term}" for term in TERMS), "val_loss", *(f"val_{term}" for term in TERMS), *psnr
+    ]  # fmt: skip
+    for row in rows:
+        for part in ("train", "val"):
+            mse, features = (row[f"{part}_{term}"] for term in TERMS)
+            assert row[f"{part}_loss"] == pytest.approx(0.6 * mse + 0.4 * features, rel=1e-5)
+            assert features > 0
+        assert all(row[f"grad_{term}"] > 0 for term in TERMS)
+    names = {file.name for file in perceptual.out.iterdir()}
+    assert {"curves-mse.png", "curves-perceptual.png", "curves-grad.png"} <= names
+    plain = train.train(replace(config, out=config.out / "plain"))
+    assert list(read_log(plain.parent / "log.csv")[0]) == ["step", "lr", "train_loss", "val_loss", *psnr]
+
+
+def test_validation_terms_are_what_the_loss_says_of_the_same_images(perceptual):
+    _, images, _ = train.load_images(perceptual)
+    validation = Validation(to_float(images.__getitems__(range(len(images)))), SMALL, "mixed", 0.5)
+    model, features = MaskedAutoencoder(SMALL), vgg19("random", perceptual.vgg_layers)
+    loss, mask = train.ReconstructionLoss(SMALL, 0.6, 0.4, features), validation.masks["val_loss"]
+    direct, row = loss(model(validation.images, mask), validation.images, mask), validation(model, loss)
+    assert {f"val_{name}": pytest.approx(value.item(), rel=1e-5) for name, value in direct.items()} == {
+        name: value for name, value in row.items() if name.startswith("val_")
+    }
+
+
+def test_the_gradients_logged_are_those_of_the_terms_alone():
+    generator = torch.Generator().manual_seed(0)
+    prediction = torch.rand(2, 16, 192, generator=generator).requires_grad_()
+    target, mask = torch.rand(2, 16, 192, generator=generator), torch.rand(2, 16, generator=generator) < 0.5
+    terms = {"mse": masked_mse(prediction, target, mask), "sum": 3 * prediction.sum()}
+    norms = train._gradient_norms({"loss": 0.6 * terms["mse"] + 0.4 * terms["sum"], **terms}, prediction)
+    by_hand = (2 * (prediction - target)[mask] / (mask.sum() * 192)).norm().item()
+    assert norms == {"grad_mse": pytest.approx(by_hand), "grad_sum": pytest.approx(3 * prediction.numel() ** 0.5)}
+    assert prediction.grad is None  # and the step's own gradient is left alone
+
+
+def test_a_run_on_a_file_of_weights_names_no_path_of_the_machine(perceptual, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    save_file({k: v.contiguous() for k, v in vgg19("random", perceptual.vgg_layers).state_dict().items()}, path)
+    config = replace(perceptual, vgg=str(path))
+    told = load_tensors(train.train(config))[1]["training"]
+    assert told["vgg"] == "mine.safetensors"
+    assert read_config(config.out) == config
+    row = read_log(config.out / "log.csv")[0]
+    assert row["train_perceptual"] == pytest.approx(  # the same numbers, and nothing random to own up to
+        read_log(train.train(replace(perceptual, out=tmp_path / "other")).parent / "log.csv")[0][f"train_{TERMS[1]}"]
+    )
 
 
 @pytest.fixture
