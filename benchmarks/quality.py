@@ -27,7 +27,8 @@ from maelib.checkpoint import bundled_checkpoint, load_model
 from maelib.cmp import read_photos
 from maelib.data import TEST_SEEDS, near_duplicates
 from maelib.evaluate import evaluate, evaluation_figure, evaluation_table, model_method
-from maelib.train import RECIPES, TrainConfig, train
+from maelib.recipes import RECIPES, TrainConfig
+from maelib.train import train
 
 
 class Row(NamedTuple):

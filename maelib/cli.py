@@ -68,7 +68,9 @@ def _draw(args: list[str]) -> None:
 
 
 def _train(args: list[str]) -> None:
-    from maelib.train import RECIPES, TrainConfig, read_config, train
+    from maelib.recipes import RECIPES, TrainConfig
+    from maelib.runs import read_config
+    from maelib.train import train
 
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--recipe", choices=RECIPES, default="facade_tiny")

@@ -18,8 +18,9 @@ from maelib.losses import masked_mse
 from maelib.masking import mask_to_pixels
 from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder
 from maelib.optim import make_optimizers, parameter_groups, rate
+from maelib.recipes import RECIPES, TrainConfig
+from maelib.runs import read_config
 from maelib.tracking import CsvLog, read_log
-from maelib.train import RECIPES, TrainConfig, read_config
 from maelib.validation import Validation
 from maelib.vgg import vgg19
 

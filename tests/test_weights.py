@@ -22,7 +22,7 @@ from maelib.masking import random_mask
 from maelib.model import CONFIGS, MaskedAutoencoder
 from maelib.patches import interpolate_positions
 from maelib.published import OFFICIAL, read_weights
-from maelib.train import RECIPES, TrainConfig
+from maelib.recipes import RECIPES, TrainConfig
 from maelib.weights import load_model, save_official, start_from
 
 VITS = ("vit_base", "vit_large", "vit_huge")

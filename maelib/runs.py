@@ -1,0 +1,110 @@
+"""What a training run leaves behind, how it goes on from there, and how it is asked to stop."""
+
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from maelib import checkpoint
+from maelib.augment import Augment
+from maelib.model import MAEConfig, MaskedAutoencoder
+from maelib.recipes import TrainConfig
+from maelib.vgg_weights import WEIGHTS
+
+
+def save_run(config: TrainConfig, model: MaskedAutoencoder, optimizers: list, step: int, losses: list[Tensor]) -> None:
+    """Write the model, and beside it what resuming needs."""
+    state = {
+        f"{i}.{j}.{name}": torch.as_tensor(value)
+        for i, optimizer in enumerate(optimizers)
+        for j, entry in optimizer.state_dict()["state"].items()
+        for name, value in entry.items()
+    }
+    about = {"step": step, "losses": [loss.tolist() for loss in losses]}  # losses that no log row holds yet
+    checkpoint.save_tensors(config.out / "state.safetensors", {**state, **_named(model)}, about)
+    told = {
+        name: value for name, value in plain(config).items() if name not in ("out", "init", "data", "resume")
+    }  # no paths
+    told["vgg"] = config.vgg if config.vgg in (*WEIGHTS, "random") else Path(config.vgg).name
+    checkpoint.save_model(config.out / "model.safetensors", model, {"step": step, "training": told})
+
+
+def _named(model: MaskedAutoencoder) -> dict[str, Tensor]:
+    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+
+
+def load_run(config: TrainConfig, model: MaskedAutoencoder, optimizers: list) -> tuple[int, list[Tensor]]:
+    """Put model and optimisers back to the run's last checkpoint; returns its step and the terms not yet logged."""
+    tensors, about = checkpoint.load_tensors(config.out / "state.safetensors")
+    model.load_state_dict({name: tensors.pop(f"model.{name}") for name in model.state_dict()})
+    for i, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in tensors.items():
+            owner, parameter, name = key.split(".", 2)
+            if int(owner) == i:
+                state.setdefault(int(parameter), {})[name] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return about["step"], [torch.tensor(loss).reshape(-1) for loss in about["losses"]]
+
+
+def plain(config: TrainConfig) -> dict:
+    """The configuration as JSON holds it."""
+    return json.loads(json.dumps(asdict(config), default=str))
+
+
+def read_config(run: Path) -> TrainConfig:
+    """The configuration that the run in the folder `run` was started with.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such run.
+    """
+    path = Path(run) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; start a run there before resuming it")
+    told = json.loads(path.read_text(encoding="utf-8"))
+    model, augment = MAEConfig(**told.pop("model")), told.pop("augment")
+    augment = Augment(**augment | {"scale": tuple(augment["scale"])})
+    paths = {name: told[name] and Path(told[name]) for name in ("out", "init", "data") if name in told}
+    lists = {name: tuple(told[name]) for name in ("mask_ratio", "vgg_layers") if name in told}
+    return TrainConfig(**told | paths | lists | {"model": model, "augment": augment})
+
+
+def check_same_run(config: TrainConfig) -> None:
+    """Refuse to resume a run under another configuration; only its length and its validation may change."""
+    free = {"out", "resume", "steps", "eval_every", "val_images"}
+    now, then = plain(config), plain(read_config(config.out))
+    changed = [f"{name} {then[name]} -> {now[name]}" for name in now if name not in free and now[name] != then[name]]
+    if changed:
+        raise ValueError(f"{config.out} was trained otherwise: {'; '.join(changed)}; resume with the same settings")
+
+
+@contextmanager
+def stop_requests() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set, so that a step is finished before the run stops.
+
+    A second Ctrl-C stops at once. Outside the main thread signals cannot be caught, and nothing changes.
+    """
+    event = threading.Event()
+
+    def request(number: int, frame: object) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
