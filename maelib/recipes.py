@@ -71,6 +71,8 @@ class TrainConfig:
     """steps between validations, log rows and checkpoints"""
     val_images: int = 128
     """most images to validate on"""
+    track: str | None = None
+    """tracker to report to beside log.csv: wandb (offline unless logged in), or another that accelerate knows"""
     resume: bool = False
     """go on from the run's last checkpoint"""
 

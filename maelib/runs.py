@@ -29,7 +29,7 @@ def save_run(config: TrainConfig, model: MaskedAutoencoder, optimizers: list, st
     about = {"step": step, "losses": [loss.tolist() for loss in losses]}  # losses that no log row holds yet
     checkpoint.save_tensors(config.out / "state.safetensors", {**state, **_named(model)}, about)
     told = {
-        name: value for name, value in plain(config).items() if name not in ("out", "init", "data", "resume")
+        name: value for name, value in plain(config).items() if name not in ("out", "init", "data", "resume", "track")
     }  # no paths
     told["vgg"] = config.vgg if config.vgg in (*WEIGHTS, "random") else Path(config.vgg).name
     checkpoint.save_model(config.out / "model.safetensors", model, {"step": step, "training": told})
@@ -79,7 +79,7 @@ def read_config(run: Path) -> TrainConfig:
 
 def check_same_run(config: TrainConfig) -> None:
     """Refuse to resume a run under another configuration; only its length and its validation may change."""
-    free = {"out", "resume", "steps", "eval_every", "val_images"}
+    free = {"out", "resume", "steps", "eval_every", "val_images", "track"}
     now, then = plain(config), plain(read_config(config.out))
     changed = [f"{name} {then[name]} -> {now[name]}" for name in now if name not in free and now[name] != then[name]]
     if changed:

@@ -1,8 +1,10 @@
-"""What a run writes down: a CSV log, its curves, and pictures of what the model repairs."""
+"""What a run writes down: a CSV log, its curves, pictures of what the model repairs, and the same for a tracker."""
 
 import csv
+import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,6 +13,9 @@ from maelib.masking import mask_to_pixels
 from maelib.model import MaskedAutoencoder
 from maelib.patches import unpatchify
 from maelib.plots import mask_overlay, show_curves, show_images
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 class CsvLog:
@@ -71,10 +76,10 @@ def save_curves(rows: list[dict[str, float]], path: Path) -> None:
 
 
 @torch.no_grad()
-def save_reconstructions(model: MaskedAutoencoder, images: Tensor, mask: Tensor, path: Path, note: str = "") -> None:
-    """Draw a PNG with a row per image: original, masked, the bare prediction, the repair, its title ending in `note`.
+def reconstructions(model: MaskedAutoencoder, images: Tensor, mask: Tensor, note: str = "") -> dict[str, Tensor]:
+    """Original, masked, the bare prediction and the repair, its name ending in `note`: each `(B, C, H, W)` in [0, 1].
 
-    Takes `images` `(B, C, H, W)` in [0, 1] and `mask` `(B, N)`, on the model's device.
+    Takes `images` `(B, C, H, W)` in [0, 1] and `mask` `(B, N)`, on the model's device; returns them on the CPU.
     """
     size = model.config.patch_size
     grid = (images.shape[2] // size, images.shape[3] // size)
@@ -83,5 +88,45 @@ def save_reconstructions(model: MaskedAutoencoder, images: Tensor, mask: Tensor,
     if not model.config.norm_pix:  # normalised pixels have no picture of their own
         columns["prediction"] = unpatchify(model(images, mask), size, grid).clamp(0, 1).float()
     columns[f"repaired{note}"] = repaired
-    rows = [[column[i].cpu() for column in columns.values()] for i in range(len(images))]
+    return {name: column.cpu() for name, column in columns.items()}
+
+
+def save_reconstructions(columns: Mapping[str, Tensor], path: Path) -> None:
+    """Draw what `reconstructions` returns as a PNG, a row per image."""
+    rows = [list(row) for row in zip(*columns.values(), strict=True)]
     show_images(rows, titles=list(columns)).savefig(path)
+
+
+def start_tracker(accelerator: "Accelerator", tracker: str, config: Mapping[str, Any], out: Path) -> None:
+    """Start the tracker that the accelerator was made with, and tell it the configuration.
+
+    Its files go into `out` where it takes a folder. Weights & Biases needs no account: unless `WANDB_MODE` says
+    otherwise, a run goes online only where somebody has logged in.
+
+    Raises
+    ------
+    ImportError
+        When the tracker's package is not installed.
+    """
+    if not accelerator.log_with:
+        raise ImportError(f"track {tracker!r} needs its package; pip install {tracker}, or leave --track out")
+    options = {}
+    if tracker == "wandb":
+        import wandb
+
+        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+        options["wandb"] = {"mode": mode, "dir": str(out), "name": out.name}
+    flat = {}
+    for name, value in config.items():
+        flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
+    plain = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in flat.items()}
+    accelerator.init_trackers("maelib", plain, options)
+
+
+def track_images(accelerator: "Accelerator", columns: Mapping[str, Tensor], step: int) -> None:
+    """Hand pictures `(B, C, H, W)` in [0, 1] by name to the tracker, if there is one and it takes pictures."""
+    pictures = {name: (x * 255).round().byte().permute(0, 2, 3, 1).numpy() for name, x in columns.items()}
+    for tracker in accelerator.trackers:
+        if hasattr(tracker, "log_images"):
+            options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images(pictures, step, **options)

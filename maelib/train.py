@@ -20,7 +20,14 @@ from maelib.model import MaskedAutoencoder
 from maelib.optim import make_optimizers, rate
 from maelib.recipes import TrainConfig
 from maelib.runs import check_same_run, load_run, plain, save_run, stop_requests
-from maelib.tracking import CsvLog, save_curves, save_reconstructions
+from maelib.tracking import (
+    CsvLog,
+    reconstructions,
+    save_curves,
+    save_reconstructions,
+    start_tracker,
+    track_images,
+)
 from maelib.validation import Validation
 from maelib.vgg import vgg19
 
@@ -63,7 +70,7 @@ def _accelerator(config: TrainConfig):
     device = Accelerator().device
     bf16 = config.precision == "bf16" or (config.precision == "auto" and native_bf16(device))
     AcceleratorState._reset_state()
-    return Accelerator(mixed_precision="bf16" if bf16 else "no")
+    return Accelerator(mixed_precision="bf16" if bf16 else "no", log_with=config.track, project_dir=config.out)
 
 
 def _loss_function(config: TrainConfig, accelerator) -> ReconstructionLoss:
@@ -147,6 +154,10 @@ def train(config: TrainConfig) -> Path:
     log = CsvLog(config.out / "log.csv", done)
     write_atomic(config.out / "config.json", json.dumps(plain(config), indent=2).encode())
 
+    if config.track:
+        start_tracker(accelerator, config.track, plain(config), config.out)
+    note = getattr(loss_function.features, "note", "")
+
     total, seen = config.steps * config.batch_size, done * config.batch_size
     with tqdm(total=total, initial=seen, unit="img", unit_scale=True) as bar, stop_requests() as stop:
         for note in notes + [f"skipped: {complaint}" for complaint in skipped]:
@@ -177,6 +188,10 @@ def train(config: TrainConfig) -> Path:
                 log.add(row | gradients | validation(model, loss_function))
                 bar.set_postfix({name: f"{value:.3g}" for name, value in log.rows[-1].items() if "psnr" in name})
                 save_run(config, bare, optimizers, done, losses)
+                if config.track:
+                    accelerator.log(log.rows[-1], step=done)
+                    first = validation.images[:6], validation.masks["block 25%"][:6]
+                    track_images(accelerator, reconstructions(bare, *first, note), done)
             if stop.is_set():
                 break
         if done < config.steps:
@@ -188,8 +203,9 @@ def train(config: TrainConfig) -> Path:
         save_curves(log.rows, config.out / "curves.png")
     for name in HOLES:
         path = config.out / f"repairs-{name.replace(' ', '-').replace('%', '')}.png"
-        note = getattr(loss_function.features, "note", "")
-        save_reconstructions(bare, validation.images[:6], validation.masks[name][:6], path, note)
+        save_reconstructions(reconstructions(bare, validation.images[:6], validation.masks[name][:6], note), path)
+    if config.track:
+        accelerator.end_training()
     if done < config.steps:
         raise KeyboardInterrupt
     return config.out / "model.safetensors"
