@@ -38,6 +38,7 @@ class Row(NamedTuple):
     config: TrainConfig | None = None  # None: nothing is trained, the bundled model is scored
     train: bool = False  # learns from the photos of --train as well
     photos: bool = False  # means nothing unless scored on the photos of --photos
+    after: str | None = None  # starts from the weights of this row, which is trained first
 
 
 TINY, SMALL = RECIPES["facade_tiny"], RECIPES["facade_small"]
@@ -54,10 +55,17 @@ ROWS: dict[str, Row] = {
         "64 px, ten minutes on photos and drawings", replace(TINY, steps=3400, **MIXED), train=True, photos=True
     ),
     "photos128": Row(
-        "128 px, under an hour on photos and drawings",
-        replace(SMALL, model=replace(SMALL.model, img_size=128, patch_size=16), steps=3000, **MIXED),
+        "128 px, drawings64's model tuned on photos and drawings, under an hour in all",
+        replace(
+            SMALL,
+            model=replace(SMALL.model, img_size=128, patch_size=16),
+            steps=1000,
+            lr=2e-3,
+            **MIXED | {"drawn": 5000},
+        ),
         train=True,
         photos=True,
+        after="drawings64",
     ),
 }
 
@@ -106,19 +114,21 @@ class QualityConfig:
         return ROWS[self.row].config is not None and self.checkpoint is None
 
 
-def train_row(config: QualityConfig, out: Path, cache: Path) -> tuple[Path, str]:
+def train_row(config: QualityConfig, row: Row, out: Path, cache: Path) -> tuple[Path, str]:
     """Train a row with an empty cache of drawings; returns the checkpoint and a line on what it took."""
-    recipe = replace(ROWS[config.row].config, out=out, data=config.train)
+    first, before = train_row(config, ROWS[row.after], out / row.after, cache) if row.after else (None, "")
+    recipe = replace(row.config, out=out, init=first, data=config.train if row.train else None)
     recipe = replace(recipe, steps=min(config.steps or recipe.steps, recipe.steps))
     wall, (own, children) = time.perf_counter(), cpu_seconds()
     with patch.dict(os.environ, MAELIB_CACHE=str(cache)):
         checkpoint = train(recipe)
     wall, own, children = time.perf_counter() - wall, cpu_seconds()[0] - own, cpu_seconds()[1] - children
-    story = (
+    story = f"{before} " if before else ""
+    story += (
         f"Trained {recipe.steps} steps of {recipe.batch_size} = {recipe.steps * recipe.batch_size} images in "
         f"{wall:.0f} s: {own + children:.0f} CPU-seconds, {children:.0f} of them by the processes that draw."
     )
-    if config.train is not None:
+    if row.train:
         size = recipe.model.img_size
         learnt, scored = (read_photos(folder, size)[0] for folder in (config.train, config.photos))
         groups = near_duplicates(learnt + scored)
@@ -141,7 +151,7 @@ def main(config: QualityConfig) -> None:
     story = f"Scored `{shown(checkpoint)}`, trained beforehand."
     with tempfile.TemporaryDirectory() as folder:
         if config.trains:
-            checkpoint, story = train_row(config, config.keep or Path(folder) / "run", Path(folder) / "cache")
+            checkpoint, story = train_row(config, row, config.keep or Path(folder) / "run", Path(folder) / "cache")
         model = load_model(checkpoint)
         if checkpoint.with_name("log.csv").is_file():
             shutil.copyfile(checkpoint.with_name("log.csv"), log)

@@ -1,5 +1,6 @@
 """Each row of the quality table can run, asks for the folders it needs, and keeps real photos out of its figure."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -67,11 +68,14 @@ def test_the_drawn_row_scores_the_bundled_model(tmp_path, monkeypatch):
     assert 0 < (tmp_path / "drawn.png").stat().st_size < 300_000
 
 
-def test_a_mixed_row_trains_reports_and_keeps_photos_out_of_its_figure(tmp_path, folders, monkeypatch):
+def test_a_mixed_row_trains_after_another_reports_and_keeps_photos_out_of_its_figure(tmp_path, folders, monkeypatch):
     shape = MAEConfig(img_size=32, embed_dim=16, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
                       decoder_num_heads=2)  # fmt: skip
     config = replace(ROWS["mixed64"].config, model=shape, steps=9, drawn=4, val_share=0.25, batch_size=4)
-    monkeypatch.setitem(ROWS, "mixed64", Row("small", config, train=True, photos=True))
+    monkeypatch.setitem(ROWS, "mixed64", Row("small", config, train=True, photos=True, after="first"))
+    monkeypatch.setitem(
+        ROWS, "first", Row("smaller", replace(config, model=replace(shape, img_size=64, patch_size=16)))
+    )
     monkeypatch.setattr(quality, "BASELINES", FAST)
     drawn_in_figures = []
 
@@ -84,7 +88,8 @@ def test_a_mixed_row_trains_reports_and_keeps_photos_out_of_its_figure(tmp_path,
     out, keep = tmp_path / "out", tmp_path / "keep"
     quality.main(QualityConfig("mixed64", **folders, steps=2, keep=keep, count=6, out=out))
     report = (out / "mixed64.md").read_text()
-    assert "Trained 2 steps of 4 = 8 images" in report
+    assert report.count("Trained 2 steps of 4 = 8 images") == 2
+    assert json.loads((keep / "config.json").read_text())["init"] == str(keep / "first" / "model.safetensors")
     assert "Learnt from 12 photos, 25% kept for validation" in report
     assert "## Real photos: 4 of 32 px" in report
     assert str(tmp_path) not in report, "a report names no path of the machine"
