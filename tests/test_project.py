@@ -38,12 +38,14 @@ FLOORS = (
     {"facade_scene"},
     {"facades"},
     {"model", "metrics", "data", "augment", "plots"},
-    {"losses", "baselines", "checkpoint", "optim", "cmp", "layouts"},
+    {"losses", "baselines", "checkpoint", "optim", "cmp", "layouts", "labelled"},
     {"inpaint", "published"},
     {"weights"},
     {"evaluate", "reconstruct", "tracking", "fetch"},
     {"validation"},
     {"train"},
+    {"classifier"},
+    {"transfer"},
     {"cli", "widgets", "exercises"},
     {"__main__", "course"},
 )
@@ -282,7 +284,8 @@ def test_the_readme_example_draws_the_picture_above_it(tmp_path: Path) -> None:
 
 def test_the_readme_commands_exist_with_the_options_shown() -> None:
     commands = [line.split() for line in fenced("sh").splitlines() if line.startswith("maelib ")]
-    assert {words[1] for words in commands} >= {"draw", "train", "evaluate", "fetch", "reconstruct"}
+    shown = {words[1] for words in commands}
+    assert shown >= {"draw", "train", "evaluate", "fetch", "reconstruct", "probe", "finetune"}
     for words in commands:
         run = subprocess.run([sys.executable, "-m", "maelib", words[1], "--help"], cwd=ROOT, capture_output=True)
         assert run.returncode == 0
