@@ -1,4 +1,4 @@
-"""The command line, `maelib draw | train | evaluate | fetch | reconstruct`, generated from the configurations.
+"""The command line, `maelib draw | train | evaluate | reconstruct ...`, generated from the configurations.
 
 Each option is a field of a dataclass and its help is that field's documentation; nothing is typed twice.
 """
@@ -7,6 +7,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -100,6 +101,13 @@ def _reconstruct(args: list[str]) -> None:
         raise SystemExit(1)
 
 
+def _compare(command: str, args: list[str]) -> None:
+    from maelib.transfer import FinetuneConfig, ProbeConfig, compare, table
+
+    result = compare(_parse(ProbeConfig if command == "probe" else FinetuneConfig, command, args))
+    print("\n".join([*result.notes, table([result])]))
+
+
 def _fetch(args: list[str]) -> None:
     from maelib.fetch import FetchConfig, fetch
 
@@ -110,7 +118,9 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "draw": (_draw, "draw facades into a folder"),
     "train": (_train, "train a model, on drawn facades or on yours"),
     "evaluate": (_evaluate, "compare a model with classical inpainting, inside the hole"),
-    "fetch": (_fetch, "download photos of facades, or VGG19's weights"),
+    "probe": (partial(_compare, "probe"), "fit a linear head on frozen features, where labels are few"),
+    "finetune": (partial(_compare, "finetune"), "train encoder and head, where labels are few"),
+    "fetch": (_fetch, "download photos of facades, or weights that others trained"),
     "reconstruct": (_reconstruct, "repair a photo, or a folder of them"),
 }
 

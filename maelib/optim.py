@@ -4,10 +4,8 @@ import math
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
-
-from maelib.model import MaskedAutoencoder
 
 
 def rate(step: int, steps: int, warmup: float) -> float:
@@ -18,7 +16,7 @@ def rate(step: int, steps: int, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
 
 
-def parameter_groups(model: MaskedAutoencoder) -> dict[str, list[Tensor]]:
+def parameter_groups(model: nn.Module) -> dict[str, list[Tensor]]:
     """Trainable parameters by treatment: the blocks' `hidden` matrices, other `matrices`, the undecayed `rest`."""
     groups = {"hidden": [], "matrices": [], "rest": []}
     for name, parameter in model.named_parameters():
@@ -31,7 +29,7 @@ def parameter_groups(model: MaskedAutoencoder) -> dict[str, list[Tensor]]:
 
 
 def make_optimizers(
-    model: MaskedAutoencoder, name: Literal["muon", "adamw"], lr: float, weight_decay: float
+    model: nn.Module, name: Literal["muon", "adamw"], lr: float, weight_decay: float
 ) -> list[Optimizer]:
     """AdamW (Loshchilov and Hutter 2019) for all, or Muon (Jordan et al. 2024) for the blocks' matrices beside it.
 

@@ -109,6 +109,8 @@ def test_every_command_explains_itself(command, capsys):
         (["draw", "--size", "1", "2", "3", "--out", "{tmp}"], 2, "one or two sides"),
         (["train", "--data", "{tmp}/gone"], 2, "does not exist"),
         (["train", "--img-size", "65"], 2, "img_size 65 is not a multiple of patch_size 8; use 64 or 72"),
+        (["probe", "gold"], 2, "'gold' is no data set with labels; there is style: the style of a drawn facade;"),
+        (["finetune", "style", "--steps", "0"], 2, "steps 0 is not positive; use more than 0"),
         (["fetch", "gold"], 2, "'gold' is nothing that can be fetched; there is cmp: the CMP"),
         (["fetch", "vgg19", "--out", "{tmp}"], 2, "weights go to the cache; set MAELIB_CACHE"),
         (["fetch", "cmp", "--out", "{tmp}", "--source", "file:///x"], 2, "is no address on the web"),

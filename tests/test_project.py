@@ -38,13 +38,15 @@ FLOORS = (
     {"facade_scene"},
     {"facades"},
     {"model", "vgg", "metrics", "data", "augment", "plots"},
-    {"losses", "baselines", "checkpoint", "optim", "cmp", "layouts"},
+    {"losses", "baselines", "checkpoint", "optim", "cmp", "layouts", "labelled"},
     {"inpaint", "published"},
     {"weights"},
     {"evaluate", "reconstruct", "tracking", "fetch"},
     {"validation", "recipes"},
     {"runs"},
     {"train"},
+    {"classifier"},
+    {"transfer"},
     {"cli", "widgets", "exercises"},
     {"__main__", "course"},
 )
@@ -298,7 +300,8 @@ def test_weights_are_fetched_once_and_the_course_opens_without_them_too(code: in
 
 def test_the_readme_commands_exist_with_the_options_shown() -> None:
     commands = [line.split() for line in fenced("sh").splitlines() if line.startswith("maelib ")]
-    assert {words[1] for words in commands} >= {"draw", "train", "evaluate", "fetch", "reconstruct"}
+    shown = {words[1] for words in commands}
+    assert shown >= {"draw", "train", "evaluate", "fetch", "reconstruct", "probe", "finetune"}
     for words in commands:
         run = subprocess.run([sys.executable, "-m", "maelib", words[1], "--help"], cwd=ROOT, capture_output=True)
         assert run.returncode == 0
