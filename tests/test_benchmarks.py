@@ -11,10 +11,14 @@ from failures import FailuresConfig
 from failures import main as show_failures
 from properties import PROPERTIES, measure
 from quality import ROWS, QualityConfig, Row
+from transfer import BenchmarkConfig, verdict
+from transfer import main as compare_starts
 
 from maelib.baselines import BASELINES
+from maelib.checkpoint import save_model
 from maelib.evaluate import drawn_test_images
-from maelib.model import MAEConfig
+from maelib.model import MAEConfig, MaskedAutoencoder
+from maelib.transfer import ProbeConfig, Result
 
 FAST = {name: BASELINES[name] for name in ("mean_fill", "translation_copy", "mean_of_copies", "telea")}
 
@@ -114,3 +118,18 @@ def test_failures_are_reported_and_drawn(tmp_path, folders, monkeypatch):
     assert "## Real photos: 4 images" in report
     assert all(f"| {name}: " in report for name in PROPERTIES)
     assert "nan" not in report
+
+
+def test_the_transfer_report_compares_every_row_and_says_when_nothing_was_gained(tmp_path):
+    config = MAEConfig(img_size=32, embed_dim=16, depth=1, num_heads=1, decoder_embed_dim=16, decoder_depth=1,
+                       decoder_num_heads=1)  # fmt: skip
+    save_model(tmp_path / "small.safetensors", MaskedAutoencoder(config), {})
+    compare_starts(BenchmarkConfig(tmp_path / "small.safetensors", seeds=2, test=12, out=tmp_path))
+    report = (tmp_path / "transfer.md").read_text()
+    assert report.count("| probe, ") == report.count("| fine-tuning, ") == 2
+    assert report.count("\n- probe, ") == report.count("\n- fine-tuning, ") == 2
+    scores = {"scratch": torch.tensor([0.1, 0.3]), "pretrained": torch.tensor([0.3, 0.3])}
+    unclear = Result(ProbeConfig("style", seeds=2), scores, [])
+    assert verdict(unclear) == "pre-training does not clearly help: +10.0 points, 1.0 standard errors"
+    clear = unclear._replace(scores=scores | {"pretrained": torch.tensor([0.5, 0.8])})
+    assert verdict(clear) == "pre-training helps: +45.0 points, 9.0 standard errors"
