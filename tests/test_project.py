@@ -239,6 +239,13 @@ def test_the_library_stays_small() -> None:
     assert sum(map(code_lines, drawing)) < 900
 
 
+@pytest.mark.xfail(
+    strict=True, reason="some 4,700, 880 of them the drawing: what the issues ask for since needs another bound, or cuts"
+)
+def test_the_whole_library_stays_under_3000_lines() -> None:
+    assert sum(map(code_lines, MODULES)) < 3000
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
 def test_no_module_outgrows_one_reading(path: Path) -> None:
     assert code_lines(path) < 280, "look for the second idea in it"
