@@ -54,6 +54,13 @@ ROWS: dict[str, Row] = {
     "mixed64": Row(
         "64 px, ten minutes on photos and drawings", replace(TINY, steps=3400, **MIXED), train=True, photos=True
     ),
+    "tuned64": Row(
+        "64 px, drawings64's model tuned for under ten minutes on photos and drawings",
+        replace(SMALL, model=replace(SMALL.model, img_size=64), steps=1000, lr=2e-3, **MIXED | {"drawn": 5000}),
+        train=True,
+        photos=True,
+        after="drawings64",
+    ),
     "photos128": Row(
         "128 px, drawings64's model tuned on photos and drawings, under an hour in all",
         replace(

@@ -48,7 +48,7 @@ class BenchmarkConfig:
 def verdict(result: Result) -> str:
     """Whether pre-training beats from scratch by more than two standard errors, in a sentence."""
     gain, error = result.gain().mean().item(), standard_error(result.gain())
-    ratio = f"{100 * gain:+.1f} points, {gain / error:.1f} standard errors"
+    ratio = f"{100 * gain:+.1f} points, " + (f"{gain / error:.1f} standard errors" if error else "the same every time")
     return f"pre-training helps: {ratio}" if gain > 2 * error else f"pre-training does not clearly help: {ratio}"
 
 

@@ -145,7 +145,9 @@ def test_the_cost_of_the_perceptual_loss_is_reported_and_its_kinds_agree(tmp_pat
 def test_the_transfer_report_compares_every_row_and_says_when_nothing_was_gained(tmp_path):
     config = MAEConfig(img_size=32, embed_dim=16, depth=1, num_heads=1, decoder_embed_dim=16, decoder_depth=1,
                        decoder_num_heads=1)  # fmt: skip
-    save_model(tmp_path / "small.safetensors", MaskedAutoencoder(config), {})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        save_model(tmp_path / "small.safetensors", MaskedAutoencoder(config), {})
     compare_starts(BenchmarkConfig(tmp_path / "small.safetensors", seeds=2, test=12, out=tmp_path))
     report = (tmp_path / "transfer.md").read_text()
     assert report.count("| probe, ") == report.count("| fine-tuning, ") == 2
@@ -153,5 +155,7 @@ def test_the_transfer_report_compares_every_row_and_says_when_nothing_was_gained
     scores = {"scratch": torch.tensor([0.1, 0.3]), "pretrained": torch.tensor([0.3, 0.3])}
     unclear = Result(ProbeConfig("style", seeds=2), scores, [])
     assert verdict(unclear) == "pre-training does not clearly help: +10.0 points, 1.0 standard errors"
+    nothing = unclear._replace(scores={"scratch": torch.tensor([0.2, 0.2]), "pretrained": torch.tensor([0.2, 0.2])})
+    assert verdict(nothing) == "pre-training does not clearly help: +0.0 points, the same every time"
     clear = unclear._replace(scores=scores | {"pretrained": torch.tensor([0.5, 0.8])})
     assert verdict(clear) == "pre-training helps: +45.0 points, 9.0 standard errors"
