@@ -28,7 +28,7 @@ class Facade:
     Attributes
     ----------
     image : (H, W, 3) uint8, the picture without the occluders that were asked for.
-    labels : (H, W) uint8, what `image` shows: positions in `LABELS`.
+    labels : (H, W) uint8, what `image` shows: positions in `LABELS`; "void" is a wedge that rectification left empty.
     style : one of `STYLES`.
     occluded : (H, W, 3) uint8, the picture with occluders in front; None unless asked for.
     occluder : (H, W) bool, where they are; everywhere else `occluded` equals `image`.
