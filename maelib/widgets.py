@@ -1,8 +1,9 @@
-"""Interactive pieces for notebooks: paint the patches to hide, see them repaired."""
+"""Interactive pieces for notebooks: paint the patches to hide and see them repaired; turn a knob and see it matter."""
 
 import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import anywidget
 import ipywidgets
@@ -15,6 +16,9 @@ from maelib.masking import mask_to_pixels
 from maelib.metrics import hole_psnr
 from maelib.model import MaskedAutoencoder
 from maelib.patches import grid_size
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def to_png(images: Tensor) -> bytes:
@@ -99,3 +103,47 @@ class RepairPainter(ipywidgets.HBox):
         psnr = float(hole_psnr(repaired, self.images, hole))
         self.repaired.value = to_png(repaired)
         self.caption.value = f"{hidden} of {mask.numel()} patches hidden, PSNR in the hole {psnr:.1f} dB"
+
+
+class Explorer(ipywidgets.VBox):
+    """Controls above a picture, which is drawn anew whenever one of them moves.
+
+    Parameters
+    ----------
+    draw : callable
+        Takes one value for each control, by its name, and returns the `Figure` to show. What it raises stands under the
+        controls, and the picture stays.
+    **controls
+        Widgets, or what `ipywidgets.interact` makes widgets of: `share=(0.1, 0.9, 0.05)` a slider, `kind=["block",
+        "random"]` a choice, `grid=True` a box to tick.
+    """
+
+    def __init__(self, draw: "Callable[..., Figure]", **controls: Any) -> None:
+        self.draw = draw
+        self.controls = {name: ipywidgets.interactive.widget_from_abbrev(value) for name, value in controls.items()}
+        for name, control in self.controls.items():
+            control.description = control.description or name.replace("_", " ")
+            control.style.description_width = "initial"
+            if hasattr(control, "continuous_update"):
+                control.continuous_update = False  # one picture for a drag, not one for each pixel of it
+            control.observe(self._show, "value")
+        self.picture, self.problem = ipywidgets.Image(format="png"), ipywidgets.Label()
+        super().__init__([*self.controls.values(), self.problem, self.picture])
+        self._show()
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name}={control.value!r}" for name, control in self.controls.items())
+        return f"Explorer({values})"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        return {**super()._repr_mimebundle_(**kwargs), "text/plain": repr(self)}  # ipywidgets cuts it at 110 letters
+
+    def _show(self, change: object = None) -> None:
+        try:
+            figure = self.draw(**{name: control.value for name, control in self.controls.items()})
+        except ValueError as error:
+            self.problem.value = str(error)
+            return
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+        self.picture.value, self.problem.value = file.getvalue(), ""

@@ -1,7 +1,9 @@
 """The form of the notebooks: what every one of them holds, and what its saved outputs must not."""
 
 import ast
+import importlib
 import importlib.util
+import inspect
 import itertools
 import json
 import os
@@ -9,6 +11,7 @@ import re
 import statistics
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import nbformat
@@ -105,7 +108,38 @@ def test_the_setup_cell_comes_first_and_is_the_same_everywhere(path: Path) -> No
 
 @each
 def test_tags_mean_something(path: Path) -> None:
-    assert {tag for cell in READ[path].cells for tag in cell.metadata.get("tags", [])} <= TAGS
+    tags = {tag for cell in READ[path].cells for tag in cell.metadata.get("tags", [])}
+    assert {tag for tag in tags if not tag.startswith("maelib.")} <= TAGS
+
+
+def bare(tree: ast.AST) -> str:
+    """A syntax tree as text, docstrings left out."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.dump(tree)
+
+
+DEFINITIONS = [
+    (path, cell, tag)
+    for path in LESSONS
+    for cell in code_cells(path)
+    for tag in cell.metadata.get("tags", [])
+    if tag.startswith("maelib.")
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "cell", "tag"), DEFINITIONS, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_definition_tagged_with_a_name_of_the_library_is_the_librarys(
+    path: Path, cell: NotebookNode, tag: str
+) -> None:
+    module, _, name = tag.rpartition(".")
+    library = ast.parse(textwrap.dedent(inspect.getsource(getattr(importlib.import_module(module), name)))).body[0]
+    own = [node for node in ast.parse(cell.source).body if getattr(node, "name", None) == name]
+    assert len(own) == 1, f"the cell tagged {tag} does not define {name}"
+    assert bare(own[0]) == bare(library)
 
 
 @each

@@ -22,7 +22,8 @@ from PIL import Image
 
 from maelib.checkpoint import bundled_checkpoint
 from maelib.model import MAEConfig, MaskedAutoencoder
-from maelib.widgets import PatchPainter, RepairPainter, to_png
+from maelib.plots import show_images
+from maelib.widgets import Explorer, PatchPainter, RepairPainter, to_png
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "notebooks" / "00_start_here.ipynb"
@@ -99,6 +100,34 @@ def test_the_text_form_is_the_same_in_every_run(images: torch.Tensor, model: Mas
         assert one == other
         assert "4 x 6 patches" in one
         assert "0x" not in one
+
+
+def shade(level: float, inverted: bool) -> object:
+    if level > 0.8:
+        raise ValueError(f"level {level} is too bright; use 0.8 or less")
+    return show_images([torch.full((1, 1, 8, 8), 1 - level if inverted else level)])
+
+
+def test_an_explorer_draws_anew_when_a_control_moves() -> None:
+    explorer = Explorer(shade, level=(0.0, 1.0, 0.1), inverted=False)
+    first = explorer.picture.value
+    assert Image.open(io.BytesIO(first)).format == "PNG"
+    explorer.controls["inverted"].value = True
+    explorer.controls["level"].value = 0.3
+    assert explorer.picture.value != first
+    assert repr(explorer) == "Explorer(level=0.3, inverted=True)"
+    assert DisplayFormatter().format(explorer)[0]["text/plain"] == repr(explorer)
+
+
+def test_an_explorer_keeps_its_picture_and_says_what_cannot_be_drawn() -> None:
+    explorer = Explorer(shade, level=(0.0, 1.0, 0.1), inverted=False)
+    first = explorer.picture.value
+    explorer.controls["level"].value = 0.9
+    assert explorer.picture.value == first
+    assert explorer.problem.value == "level 0.9 is too bright; use 0.8 or less"
+    explorer.controls["level"].value = 0.2
+    assert explorer.picture.value != first
+    assert explorer.problem.value == ""
 
 
 # ------------------------------------------------------------------------------------------------------- the browser

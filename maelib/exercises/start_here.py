@@ -1,27 +1,12 @@
-"""What the course's exercises ask, and the mistakes that have a hint of their own.
-
-An exercise's name is its notebook and its number, such as "00.1". An answer is tried on `cases` and compared with
-`solution`; where it differs, the first of the `mistakes` that gives the same wrong outcome gives the hint.
-"""
+"""Exercises of notebook 00: masks, pasting, hole PSNR."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
+from maelib.exercises.exercise import Exercise
 from maelib.metrics import hole_psnr
-
-
-@dataclass(frozen=True)
-class Exercise:
-    """An exercise: `cases()` makes the arguments of each trial anew, `mistakes` pairs wrong solutions with hints."""
-
-    cases: Callable[[], list[tuple]]
-    solution: Callable[..., Any]
-    praise: str
-    mistakes: tuple[tuple[Callable[..., Any], str], ...]
 
 
 def _masks() -> list[tuple[Tensor]]:
