@@ -30,6 +30,8 @@ class Augment:
     """smallest and largest side of the crop, as a share of the image's"""
     jitter: float = 0.15
     """largest relative change of brightness, contrast and saturation"""
+    hue: float = 0.0
+    """largest turn of the hue to either side, as a share of the colour circle"""
 
     def __post_init__(self) -> None:
         low, high = self.scale
@@ -40,17 +42,17 @@ class Augment:
                 f"flip {self.flip}, rotation {self.rotation}, jitter {self.jitter}: "
                 "use a probability, 0 to 45 degrees, 0 to below 1"
             )
+        if not 0 <= self.hue <= 0.5:
+            raise ValueError(f"hue {self.hue} is no turn to either side; use 0 to 0.5, half the colour circle")
 
     def __call__(self, images: Tensor, size: int, generator: Generator) -> Tensor:
         """Images `(B, C, H, W)` uint8 to augmented floats `(B, C, size, size)` in [0, 1]."""
-        x = self._move(to_float(images), size, generator)
-        return self._recolour(x, generator) if self.jitter else x
+        return self._recolour(self._move(to_float(images), size, generator), generator)
 
     def with_voids(self, images: Tensor, voids: Tensor, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """The same, and where void `(B, H, W)` bool has gone, `(B, size, size)`: every pixel with any void in it."""
         x = self._move(torch.cat([to_float(images), voids[:, None].float()], dim=1), size, generator)
-        x, voids = x[:, :-1], x[:, -1] > 0
-        return self._recolour(x, generator) if self.jitter else x, voids
+        return self._recolour(x[:, :-1], generator), x[:, -1] > 0
 
     def _move(self, x: Tensor, size: int, generator: Generator) -> Tensor:
         """Crop, rotate and mirror by resampling once; the rotated crop always lies inside the image."""
@@ -69,9 +71,23 @@ class Augment:
         return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
     def _recolour(self, x: Tensor, generator: Generator) -> Tensor:
-        """Brightness, contrast about the mean grey, saturation about each pixel's grey; clamped to [0, 1]."""
-        factors = 1 + self.jitter * (2 * torch.rand(3, len(x), 1, 1, 1, generator=generator) - 1)
-        brightness, contrast, saturation = factors.to(x.device)
-        x = x * brightness
-        x = x.mean(dim=(1, 2, 3), keepdim=True).lerp(x, contrast)
-        return x.mean(dim=1, keepdim=True).lerp(x, saturation).clamp(0, 1)
+        """Brightness, contrast about the mean grey, saturation about each pixel's grey, hue; clamped to [0, 1]."""
+        if self.jitter:
+            factors = 1 + self.jitter * (2 * torch.rand(3, len(x), 1, 1, 1, generator=generator) - 1)
+            brightness, contrast, saturation = factors.to(x.device)
+            x = x * brightness
+            x = x.mean(dim=(1, 2, 3), keepdim=True).lerp(x, contrast)
+            x = x.mean(dim=1, keepdim=True).lerp(x, saturation).clamp(0, 1)
+        if self.hue:
+            turns = self.hue * (2 * torch.rand(len(x), generator=generator) - 1)
+            x = torch.einsum("bdc,bchw->bdhw", hue_turns(turns).to(x.device), x).clamp(0, 1)
+        return x
+
+
+def hue_turns(turns: Tensor) -> Tensor:
+    """Matrices `(B, 3, 3)` that turn colours about the axis of greys by `turns` `(B,)` of the colour circle."""
+    channel = torch.arange(3)
+    kept = (
+        1 + 2 * (2 * torch.pi * (turns[:, None] - channel / 3)).cos()
+    ) / 3  # (B, 3): a third of a turn: red is green
+    return kept[:, (channel[:, None] - channel) % 3]  # (B, 3) -> (B, 3, 3)

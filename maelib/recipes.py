@@ -100,7 +100,7 @@ RECIPES: dict[str, TrainConfig] = {
     "facade_base": TrainConfig(
         out=Path("runs/facade_base"),
         model=CONFIGS["facade_base"],
-        augment=Augment(rotation=10.0, scale=(0.8, 1.0), jitter=0.2),
+        augment=Augment(rotation=10.0, scale=(0.8, 1.0), jitter=0.2, hue=0.1),
         steps=100_000,
         batch_size=16,
         mask="block",

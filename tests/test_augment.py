@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maelib.augment import Augment, to_float
+from maelib.augment import Augment, hue_turns, to_float
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -52,6 +52,24 @@ def test_voids_move_with_their_images(rotation, smallest, seed, size):
     assert moved_voids.shape == (8, size, size)
     assert torch.equal(moved_voids, moved[:, 0] > 0)
     assert torch.equal(moved, augment(images, size, seeded(seed)))  # and the pictures are what they always were
+
+
+def test_a_third_of_a_turn_of_the_hue_makes_red_green_and_leaves_greys_alone():
+    colours = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0.4, 0.4, 0.4]])
+    turned = torch.einsum("bdc,nc->bnd", hue_turns(torch.tensor([1 / 3, 0.0, 0.1])), colours)
+    torch.testing.assert_close(turned[0], colours[[1, 2, 0, 3]])
+    torch.testing.assert_close(turned[1], colours)
+    torch.testing.assert_close(turned[2, 3], colours[3])
+    torch.testing.assert_close(turned[2].norm(dim=1), colours.norm(dim=1))  # a rotation
+
+
+def test_hue_changes_colours_of_each_image_and_not_its_mean_brightness():
+    images = torch.full((16, 3, 4, 4), 100, dtype=torch.uint8)
+    images[:, 0] = 140
+    out = Augment(flip=0, jitter=0, hue=0.1)(images, 4, seeded())
+    torch.testing.assert_close(out.mean(dim=1), to_float(images).mean(dim=1))
+    assert len(out[:, :, 0, 0].unique(dim=0)) == 16
+    assert torch.equal(Augment(flip=0, jitter=0)(images, 4, seeded()), to_float(images))
 
 
 def test_jitter_changes_colours_and_keeps_them_in_range():

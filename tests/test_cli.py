@@ -1,7 +1,10 @@
 """The command line: what each command writes, and how it ends when something is wrong."""
 
+import re
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +13,12 @@ from PIL import Image
 from maelib.checkpoint import data_folder, load_model
 from maelib.cli import COMMANDS, main
 from maelib.facades import draw_images
+from maelib.model import MAEConfig
 from maelib.tracking import read_log
 from maelib.vgg_weights import weights_file
 
 DATA = data_folder() / "complete_npy"
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 def test_draw_writes_what_the_generator_draws(tmp_path, capsys):
@@ -65,6 +70,31 @@ def test_the_originals_recipe_trains_at_its_own_size_with_its_own_blend(tmp_path
         assert row["grad_mse"] > 0
         assert row[f"grad_{name}"] > 0
         assert row[f"val_{name}"] > 0
+
+
+def test_the_command_that_stands_for_the_original_sets_what_the_original_sets(monkeypatch):
+    seen = []
+    monkeypatch.setattr("maelib.train.train", seen.append)
+    main(re.search(r"^maelib (train --recipe facade_base --data .*)$", README, re.MULTILINE).group(1).split())
+    (config,) = seen
+    shape = {"img_size": 224, "patch_size": 16, "embed_dim": 256, "depth": 12, "num_heads": 4}
+    shape |= {"decoder_embed_dim": 256, "decoder_depth": 6, "decoder_num_heads": 4}
+    assert config.model == MAEConfig(**shape, positions="learned", class_token=True, rotary=False)
+    assert config.augment == replace(config.augment, flip=0.5, rotation=10, jitter=0.2, hue=0.1)
+    assert (config.mask, config.mask_ratio, config.val_share) == ("square", (0.51, 0.51), 0.2)
+    assert (config.mse_weight, config.perceptual_weight) == (0.6, 0.4)
+    assert config.vgg_layers == ("relu1_1", "relu2_1", "relu3_1")
+    assert (config.optimizer, config.lr, config.weight_decay, config.batch_size) == ("adamw", 3e-4, 0.01, 16)
+    assert config.warmup == pytest.approx(150 / 700, rel=0.03)
+
+
+def test_the_table_of_the_originals_settings_names_options_that_exist(capsys):
+    table = README.split("<summary>Custom MAE")[1].split("</details>")[0]
+    named = set(re.findall(r"(?<=[ `])--[a-z-]+", table))
+    assert len(named) >= 20
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert named - {"--recipe"} <= set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
 
 
 def test_the_originals_recipe_asks_for_the_features_it_needs(tmp_path, capsys, out_of_reach):
