@@ -67,10 +67,14 @@ def masked_log_mse(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return ((error * mask).sum(dim=1)[count > 0] / count[count > 0] + 1e-3).log().mean()
 
 
-def perceptual_loss(predicted: Tensor, images: Tensor, hole: Tensor, features: Features) -> Tensor:
+def perceptual_loss(predicted: Tensor, images: Tensor, hole: Tensor, features: Features, window: int = 1) -> Tensor:
     """Mean squared difference of feature maps inside the hole (after Johnson et al. 2016, equation 2), a scalar.
 
     Every layer counts the same, and each is averaged over the hole alone, so that a larger hole weighs no more.
+
+    With a `window` it is the root mean squares of a map over windows of the hole that are compared: how much of a
+    feature there is around a place, no longer where exactly. A blurred answer, which hedges between places, then has
+    too little of it and costs more than a sharp one slightly off.
 
     Parameters
     ----------
@@ -80,23 +84,28 @@ def perceptual_loss(predicted: Tensor, images: Tensor, hole: Tensor, features: F
         `(B, H, W)` bool, True = hidden.
     features : callable
         Images to a sequence of maps `(B, C', H', W')`.
+    window : int
+        Side of the windows, in places of each map; 1 compares place by place.
     """
-    error, weight = _feature_errors(predicted, images, hole, features)
+    error, weight = _feature_errors(predicted, images, hole, features, window)
     return (error / weight).mean()
 
 
-def cropped_perceptual_loss(predicted: Tensor, images: Tensor, hole: Tensor, features: Features) -> Tensor:
+def cropped_perceptual_loss(
+    predicted: Tensor, images: Tensor, hole: Tensor, features: Features, window: int = 1
+) -> Tensor:
     """`perceptual_loss`, with features computed only as far around each hole as a map's places inside it see.
 
     Value and gradient are the same: what a crop's own border spoils weighs nothing. Parameters are the same too, but
     `features` must know how far it sees: `margin` and `stride` in pixels, as `maelib.vgg.VGG19` does.
     """
-    crops = cut_holes(hole, features.margin, features.stride, predicted, images)
-    error, weight = sum(_feature_errors(*crop, features) for crop in crops)
+    margin = features.margin + (window - 1) * features.stride
+    crops = cut_holes(hole, margin, features.stride, predicted, images)
+    error, weight = sum(_feature_errors(*crop, features, window) for crop in crops)
     return (error / weight).mean()
 
 
-def _feature_errors(predicted: Tensor, images: Tensor, hole: Tensor, features: Features) -> Tensor:
+def _feature_errors(predicted: Tensor, images: Tensor, hole: Tensor, features: Features, window: int) -> Tensor:
     """For each layer the sum of squared errors inside the hole, channels averaged, and of its places, `(2, layers)`."""
     with torch.no_grad():
         truths = features(images)
@@ -104,9 +113,25 @@ def _feature_errors(predicted: Tensor, images: Tensor, hole: Tensor, features: F
     for ours, truth in zip(features(predicted), truths, strict=True):
         exact = torch.promote_types(ours.dtype, torch.float32)  # bf16 maps are compared and summed in float32
         weight = F.adaptive_avg_pool2d(hole[:, None].to(exact), ours.shape[-2:])  # -> (B, 1, H', W')
-        error = (ours.to(exact) - truth.to(exact)).square().mean(dim=1, keepdim=True)
+        ours, truth = ours.to(exact), truth.to(exact)
+        if window > 1:
+            ours, truth = (_root_mean_squares(x, weight, window) for x in (ours, truth))
+            weight = F.avg_pool2d(weight, _fit(window, weight), stride=1)
+        error = (ours - truth).square().mean(dim=1, keepdim=True)
         sums.append(torch.stack([(error * weight).sum(), weight.sum()]))
     return torch.stack(sums, dim=1)
+
+
+def _fit(window: int, x: Tensor) -> tuple[int, int]:
+    """Height and width of a window on `x` `(B, C, H, W)`, which may be smaller than it."""
+    return min(window, x.shape[2]), min(window, x.shape[3])
+
+
+def _root_mean_squares(x: Tensor, weight: Tensor, window: int) -> Tensor:
+    """Of maps `(B, C, H, W)` over every window, places counted by `weight` `(B, 1, H, W)`; 0.01 or more."""
+    size = _fit(window, x)
+    total = F.avg_pool2d(x.square() * weight, size, stride=1) / F.avg_pool2d(weight, size, stride=1).clamp(min=1e-3)
+    return (total + 1e-4).sqrt()
 
 
 class ReconstructionLoss:
@@ -124,6 +149,8 @@ class ReconstructionLoss:
         Count visible patches in the squared error as well.
     log_mse : bool
         Minimise the logarithm of each image's squared error, as `masked_log_mse` does.
+    window : int
+        Of the perceptual term; see `perceptual_loss`.
 
     Raises
     ------
@@ -140,6 +167,7 @@ class ReconstructionLoss:
         features: Features | None = None,
         all_patches: bool = False,
         log_mse: bool = False,
+        window: int = 1,
     ) -> None:
         if min(mse_weight, perceptual_weight) < 0 or mse_weight + perceptual_weight == 0:
             raise ValueError(
@@ -161,7 +189,10 @@ class ReconstructionLoss:
                 f"log_mse stands alone, and perceptual_weight is {perceptual_weight}, all_patches {all_patches}; "
                 "leave log_mse off, or set these to 0 and False"
             )
+        if window < 1:
+            raise ValueError(f"window {window} is no number of places; use 1 or more, such as 4")
         self.config, self.features, self.all_patches, self.log_mse = config, features, all_patches, log_mse
+        self.window = window
         self.mse_weight, self.perceptual_weight = mse_weight, perceptual_weight
         self.perceptual_name = f"perceptual{getattr(features, 'note', '')}"
         self.perceptual_loss = cropped_perceptual_loss if hasattr(features, "margin") else perceptual_loss
@@ -186,7 +217,7 @@ class ReconstructionLoss:
             grid = grid_size(tuple(images.shape[2:]), size)
             hole = mask_to_pixels(mask, size, grid)
             predicted = unpatchify(prediction, size, grid).where(hole[:, None], images)
-            perceptual = self.perceptual_loss(predicted, images, hole, self.features)
+            perceptual = self.perceptual_loss(predicted, images, hole, self.features, self.window)
             terms[self.perceptual_name] = perceptual
             loss = loss + self.perceptual_weight * perceptual
         return {"loss": loss, **terms}

@@ -51,6 +51,8 @@ class TrainConfig:
     """VGG19 weights of the perceptual loss: normalised, imagenet, random, or a file in torchvision's layout"""
     vgg_layers: tuple[str, ...] = LAYERS
     """maps that it compares"""
+    vgg_window: int = 1
+    """compare how strong a map is over windows of so many places, not place by place: 4 makes repairs sharper"""
     all_patches: bool = False
     """count visible patches in the squared error as well"""
     log_mse: bool = False
@@ -77,7 +79,7 @@ class TrainConfig:
     """go on from the run's last checkpoint"""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "eval_every", "val_images", "lr"):
+        for name in ("steps", "batch_size", "eval_every", "val_images", "lr", "vgg_window"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} {getattr(self, name)} is not positive; use more than 0")
         if not 0 < self.data_share < 1:

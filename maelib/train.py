@@ -79,9 +79,8 @@ def _loss_function(config: TrainConfig, accelerator) -> ReconstructionLoss:
     if config.perceptual_weight:
         dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
         features = vgg19(config.vgg, config.vgg_layers, dtype).to(accelerator.device)
-    return ReconstructionLoss(
-        config.model, config.mse_weight, config.perceptual_weight, features, config.all_patches, config.log_mse
-    )
+    weights = config.mse_weight, config.perceptual_weight
+    return ReconstructionLoss(config.model, *weights, features, config.all_patches, config.log_mse, config.vgg_window)
 
 
 def _gradient_norms(terms: dict[str, Tensor], prediction: Tensor) -> dict[str, float]:

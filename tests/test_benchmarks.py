@@ -1,12 +1,14 @@
 """Each row of the quality table can run, asks for the folders it needs, and keeps real photos out of its figure."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
 import perceptual
 import pytest
 import quality
+import sharpness
 import torch
 import tyro
 from failures import FailuresConfig
@@ -140,6 +142,35 @@ def test_the_cost_of_the_perceptual_loss_is_reported_and_its_kinds_agree(tmp_pat
     perceptual.main(perceptual.PerceptualConfig(out=tmp_path))
     report = (tmp_path / "perceptual.md").read_text()
     assert all(f"| {name} | {i + 1}.00 | {i + 1}.00 | {i}.00 |" in report for i, name in enumerate(losses))
+
+
+def test_the_sharpness_report_has_a_row_for_every_loss_on_every_set(tmp_path, folders, monkeypatch):
+    losses = ("squared error alone", "1 + 0.008, windows of 4")
+    config = sharpness.SharpnessConfig(**folders, losses=losses, steps=1, size=32, count=3, vgg="random", out=tmp_path)
+    seen = sharpness.recipe(config, losses[1], tmp_path)
+    assert (seen.mse_weight, seen.perceptual_weight, seen.vgg_window) == (1, 0.008, 4)
+    few = replace(seen, drawn=8)  # a pool that is drawn in no time
+    monkeypatch.setattr(sharpness, "recipe", lambda config, loss, out: replace(few, out=out))
+    sharpness.main(config)
+    report = (tmp_path / "sharpness.md").read_text()
+    for loss in losses:
+        rows = re.findall(rf"^\| {re.escape(loss)} \| (.*) \|$", report, re.MULTILINE)
+        assert len(rows) == 2, "drawn facades and photos"
+        numbers = [[float(x) for x in cell.split(" / ")] for cell in rows[0].split(" | ")]
+        assert [len(cell) for cell in numbers] == [5, 5, 5, 1]
+        assert all(np.isfinite(cell).all() for cell in numbers)
+
+
+def test_feature_distances_are_means_over_images():
+    generator = torch.Generator().manual_seed(0)
+    repaired, images = torch.rand(2, 40, 3, 32, 32, generator=generator)
+    hole = torch.zeros(40, 32, 32, dtype=torch.bool)
+    hole[:, 8:24, 8:16] = True
+    judge = sharpness.vgg19("random", ("relu1_1", "relu2_1"))
+    pairs = zip(judge(repaired), judge(images), strict=True)
+    expected = [((a - b).square().mean(dim=1)[:, 8 // s : 24 // s, 8 // s : 16 // s]).mean().item() for (a, b), s in
+                zip(pairs, (1, 2), strict=True)]  # fmt: skip
+    assert sharpness.feature_distances(repaired, images, hole, judge) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_transfer_report_compares_every_row_and_says_when_nothing_was_gained(tmp_path):

@@ -121,6 +121,7 @@ def test_the_truth_gets_no_gradient_and_visible_predictions_get_none_either(batc
             lambda: ReconstructionLoss(TINY, 0.6, 0.4),
             "perceptual_weight 0.4 needs features .* set perceptual_weight to 0",
         ),
+        (lambda: ReconstructionLoss(TINY, 0.6, 0.4, blur_and_edges, window=0), "window 0 is no number of places"),
         (lambda: ReconstructionLoss(replace(TINY, norm_pix=True), 0.6, 0.4, blur_and_edges), "norm_pix predicts none"),
     ],
 )
@@ -176,17 +177,18 @@ HOLES = {
 }
 
 
-def value_and_gradient(loss, predicted, images, hole, features):
+def value_and_gradient(loss, predicted, images, hole, features, window=1):
     predicted = predicted.clone().requires_grad_()
-    value = loss(predicted.where(hole[:, None], images), images, hole, features)
+    value = loss(predicted.where(hole[:, None], images), images, hole, features, window)
     return value, torch.autograd.grad(value, predicted)[0]
 
 
+@pytest.mark.parametrize("window", [1, 4])
 @pytest.mark.parametrize("name", HOLES)
-def test_the_crop_around_the_hole_gives_the_value_and_gradient_of_the_whole_map(name, exact, pair):
+def test_the_crop_around_the_hole_gives_the_value_and_gradient_of_the_whole_map(name, exact, pair, window):
     hole = mask_to_pixels(HOLES[name], 8, (8, 8))
-    whole, slow = value_and_gradient(perceptual_loss, *pair, hole, exact)
-    cropped, fast = value_and_gradient(cropped_perceptual_loss, *pair, hole, exact)
+    whole, slow = value_and_gradient(perceptual_loss, *pair, hole, exact, window)
+    cropped, fast = value_and_gradient(cropped_perceptual_loss, *pair, hole, exact, window)
     torch.testing.assert_close(cropped, whole, rtol=1e-12, atol=0)
     torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-9 * slow.abs().max().item())
     assert (slow.abs().sum(dim=1) > 0).equal(hole)
@@ -246,6 +248,37 @@ def test_bf16_features_give_nearly_the_same_loss_and_direction(pair, exact):
     assert F.cosine_similarity(gradient.flatten().double(), direction.flatten(), dim=0) > 0.98
     same = cropped_perceptual_loss(pair[1], pair[1], hole, vgg19("random", dtype=torch.bfloat16))
     assert same == 0
+
+
+def test_windows_hold_root_mean_squares_of_the_hole_alone():
+    generator = torch.Generator().manual_seed(1)
+    predicted, images = torch.rand(2, 1, 2, 4, 5, generator=generator, dtype=torch.float64)
+    hole = torch.zeros(1, 4, 5, dtype=torch.bool)
+    hole[0, 1:3, 1:4] = True
+    total = places = 0
+    for top in range(3):
+        for left in range(4):
+            inside = hole[0, top : top + 2, left : left + 2]
+            if inside.any():
+                a, b = (
+                    (x[0, :, top : top + 2, left : left + 2][:, inside].square().mean(dim=1) + 1e-4).sqrt()
+                    for x in (predicted, images)
+                )
+                total, places = total + (a - b).square().mean() * inside.sum(), places + inside.sum()
+    torch.testing.assert_close(perceptual_loss(predicted, images, hole, lambda x: [x], 2), total / places)
+
+
+def test_a_window_forgives_a_shift_and_punishes_blur_where_places_do_the_opposite():
+    stripes = (torch.arange(48) % 8 < 4).double().expand(1, 3, 48, 48)
+    shifted, blurred = stripes.roll(2, dims=3), torch.full_like(stripes, 0.5)
+    hole = torch.zeros(1, 48, 48, dtype=torch.bool)
+    hole[:, 12:36, 12:36] = True
+
+    def cost(predicted, window):
+        return perceptual_loss(predicted, stripes, hole, lambda x: [x.diff(dim=3).abs()], window).item()
+
+    assert cost(shifted, 1) > 1.5 * cost(blurred, 1)
+    assert cost(shifted, 8) < 0.1 * cost(blurred, 8)
 
 
 def test_random_features_are_named_in_the_terms(batch):
