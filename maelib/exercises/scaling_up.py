@@ -60,8 +60,8 @@ def _share(hidden: Tensor, mask: Tensor, pieces: int) -> float:
     return float(hidden.sum() / mask.sum())
 
 
-def _hours(images: float, gflop: float, tflops: float, share: float) -> float:
-    return images * gflop * 1e9 / (tflops * 1e12 * share) / 3600
+def _images_within(hours: float, gflop: float, tflops: float, share: float) -> float:
+    return hours * 3600 * tflops * 1e12 * share / (gflop * 1e9)
 
 
 def _stalls_at(step: float, dtype: torch.dtype) -> Tensor:
@@ -111,21 +111,21 @@ EXERCISES: dict[str, Exercise] = {
         ),
     ),
     "08.2": Exercise(
-        cases=lambda: [(1_600_000, 40.0, 8.0, 0.25), (64_000, 0.5, 0.1, 0.5)],
-        solution=_hours,
-        praise="Work over rate: an estimate, as good as the share that you put in.",
+        cases=lambda: [(10.0, 40.0, 8.0, 0.25), (0.5, 0.5, 0.1, 0.5)],
+        solution=_images_within,
+        praise="Rate times time over work: an estimate, as good as the share that you put in.",
         mistakes=(
-            (lambda *a: _hours(*a) * 3600, "These are seconds: an hour has 3600."),
+            (lambda *a: _images_within(*a) / 3600, "An hour has 3600 seconds, and TFLOP/s are operations a second."),
+            (lambda *a: _images_within(*a) / 60, "This takes an hour for 60 seconds: it has 3600."),
             (
-                lambda images, gflop, tflops, share: _hours(images, gflop, tflops, 1.0),
+                lambda hours, gflop, tflops, share: _images_within(hours, gflop, tflops, 1.0),
                 "This takes the device at its peak: multiply the rate by the share it reaches.",
             ),
             (
-                lambda images, gflop, tflops, share: _hours(images, gflop, tflops, 1 / share),
-                "The share makes the run longer, not shorter: it belongs to the rate, under the line.",
+                lambda hours, gflop, tflops, share: _images_within(hours, gflop, tflops, 1 / share),
+                "A device that reaches a smaller share trains on fewer images: multiply by the share.",
             ),
-            (lambda *a: _hours(*a) * 1e3, "A factor of 1000 is left: GFLOP are 1e9 operations, TFLOP/s 1e12."),
-            (lambda *a: _hours(*a) / 1e3, "A factor of 1000 is missing: GFLOP are 1e9 operations, TFLOP/s 1e12."),
+            (lambda *a: _images_within(*a) / 1e3, "A factor of 1000 is missing: GFLOP are 1e9, TFLOP/s 1e12."),
         ),
     ),
     "08.3": Exercise(
