@@ -1,4 +1,4 @@
-"""Exercises of notebook 02: masks from noise, from pixels and from a corner; tokens put back; distances."""
+"""Exercises of notebook 02: masks from noise, from pixels and from a corner; tokens put back; rings of a hole."""
 
 from collections.abc import Callable
 
@@ -10,13 +10,14 @@ from maelib.exercises.exercise import Exercise
 from maelib.masking import visible_first
 
 
-def _noise() -> list[tuple[Tensor, int]]:
-    """Noise `(B, N)` and how many patches of each row to hide."""
-    return [(torch.rand(3, 7, generator=Generator().manual_seed(1)), 3)]
+def _noise() -> list[tuple[Tensor, Tensor]]:
+    """Noise `(B, N)` and how many patches of each row to hide, `(B,)`."""
+    return [(torch.rand(3, 7, generator=Generator().manual_seed(1)), torch.tensor([3, 1, 5]))]
 
 
-def _hide_lowest(noise: Tensor, count: int) -> Tensor:
-    return torch.zeros_like(noise).bool().scatter(1, noise.argsort(dim=1)[:, :count], True)
+def _ranks(noise: Tensor) -> Tensor:
+    """Place of each patch in the order of its row's noise, `(B, N)`."""
+    return noise.argsort(dim=1).argsort(dim=1)
 
 
 def _holes() -> list[tuple[Tensor, int]]:
@@ -64,54 +65,59 @@ def _put_back(
 
 
 def _grids() -> list[tuple[Tensor, tuple[int, int]]]:
-    """Masks `(B, N)` of a grid that is not square: a block, two lonely visible patches, a line."""
-    mask = torch.zeros(3, 4, 6, dtype=torch.bool)
-    mask[0, 0:3, 1:5], mask[1], mask[2, 2] = True, True, True
-    mask[1, 0, 0], mask[1, 3, 4] = False, False
-    return [(mask.flatten(1), (4, 6))]
+    """Masks `(B, N)` of a grid that is not square: a block at the border, two lonely visible patches, a line."""
+    mask = torch.zeros(3, 5, 7, dtype=torch.bool)
+    mask[0, 0:4, 1:6], mask[1], mask[2, 2] = True, True, True
+    mask[1, 0, 0], mask[1, 4, 5] = False, False
+    return [(mask.flatten(1), (5, 7))]
 
 
-def _distance(
-    norm: float = 2, to_visible: bool = True, swapped: bool = False, power: int = 1
+def _rings(
+    norm: float = torch.inf, to_visible: bool = True, swapped: bool = False, frame: bool = False
 ) -> Callable[[Tensor, tuple[int, int]], Tensor]:
-    """Distance `(B, N)` of each patch to the nearest visible one, right as it is or with a usual mistake."""
+    """Ring `(B, N)` of each patch, right as it is or with one of the usual mistakes.
 
-    def distance(mask: Tensor, grid: tuple[int, int]) -> Tensor:
+    The ring is the larger difference, in rows or columns, to the nearest visible patch.
+    """
+
+    def rings(mask: Tensor, grid: tuple[int, int]) -> Tensor:
         rows, cols = grid[::-1] if swapped else grid
         place = torch.cartesian_prod(torch.arange(rows), torch.arange(cols)).float()  # (N, 2)
-        far = torch.cdist(place, place, p=norm) ** power
         skip = mask if to_visible else ~mask
-        return far.expand(len(mask), -1, -1).masked_fill(skip[:, None], torch.inf).amin(dim=2)
+        far = torch.cdist(place, place, p=norm).expand(len(mask), -1, -1)
+        ring = far.masked_fill(skip[:, None], torch.inf).amin(dim=2)
+        edge = torch.cat([place + 1, torch.tensor([rows, cols]) - place], dim=1).amin(dim=1)  # rings from the frame
+        return ring.minimum(edge) if frame else ring
 
-    return distance
+    return rings
 
 
 EXERCISES = {
     "02.1": Exercise(
         cases=_noise,
-        solution=_hide_lowest,
-        praise="Exactly count patches in every row, and each set of them is equally likely.",
+        solution=lambda noise, counts: _ranks(noise) < counts[:, None],
+        praise="Each row hides exactly its own number, and each set of patches is equally likely.",
         mistakes=(
             (
-                lambda noise, count: noise.argsort(dim=1) < count,
-                "argsort gives the patches in order of their noise, not the place of each patch: hide ids[:, :count].",
+                lambda noise, counts: noise.argsort(dim=1) < counts[:, None],
+                "argsort lists the patches in order of their noise: sort that list once more for each patch's rank.",
             ),
             (
-                lambda noise, count: _hide_lowest(-noise, count),
+                lambda noise, counts: _ranks(-noise) < counts[:, None],
                 "The highest noise is hidden here: hide the lowest.",
             ),
-            (lambda noise, count: ~_hide_lowest(noise, count), "Turned round: True means hidden."),
+            (lambda noise, counts: _ranks(noise) >= counts[:, None], "Turned round: True means hidden."),
             (
-                lambda noise, count: noise < count / noise.shape[1],
-                "A threshold hides about that many: rank the noise of each row to hide exactly count.",
+                lambda noise, counts: _ranks(noise) <= counts[:, None],
+                "One too many: ranks begin at 0, so count of them lie below count.",
             ),
             (
-                lambda noise, count: noise <= noise.flatten().sort().values[count * len(noise) - 1],
-                "The lowest of the whole batch are hidden: rank each row by itself, dim=1.",
+                lambda noise, counts: noise < counts[:, None] / noise.shape[1],
+                "A threshold hides about that many: rank the noise of each row to be exact.",
             ),
             (
-                lambda noise, count: noise.argsort(dim=1)[:, :count],
-                "These are the numbers of the patches to hide: now put True at those places of a mask (B, N).",
+                lambda noise, counts: _ranks(noise) < counts[0],
+                "All rows hide as many as the first: compare with counts[:, None], one number a row.",
             ),
         ),
     ),
@@ -203,20 +209,25 @@ EXERCISES = {
     ),
     "02.5": Exercise(
         cases=_grids,
-        solution=_distance(),
-        praise="The farther from anything visible, the more the model must guess.",
+        solution=_rings(),
+        praise="A hole filled from its border inwards fills ring after ring; the last has the least to go by.",
         mistakes=(
-            (_distance(norm=1), "These are steps along rows and columns: take the straight line, by Pythagoras."),
+            (_rings(norm=1), "Patches that touch at a corner are neighbours too: there are eight around a patch."),
+            (_rings(norm=2), "These are straight lines: count whole rings, a corner neighbour is one ring away."),
             (
-                _distance(norm=torch.inf),
-                "This is the larger of both differences: take the straight line, by Pythagoras.",
+                _rings(frame=True),
+                "Outside the picture nothing is visible: what you pad with there must not start a ring.",
             ),
-            (_distance(to_visible=False), "This is the distance to the nearest hidden patch: go to a visible one."),
-            (_distance(swapped=True), "Rows and columns are swapped: patch i stands at divmod(i, cols)."),
-            (_distance(power=2), "These are squared distances: take the root."),
+            (_rings(to_visible=False), "These rings begin at hidden patches: begin at the visible ones."),
+            (_rings(swapped=True), "Rows and columns are swapped: patch i stands at divmod(i, cols)."),
+            (lambda mask, grid: _rings()(mask, grid) + 1, "Visible patches are ring 0, the first hidden ones ring 1."),
             (
-                lambda mask, grid: _distance()(mask, grid).reshape(-1, *grid),
-                "The distances are right: flatten rows and columns into (B, N).",
+                lambda mask, grid: _rings()(mask, grid).clamp(max=1),
+                "One ring only: go on until every hidden patch has its number.",
+            ),
+            (
+                lambda mask, grid: _rings()(mask, grid).reshape(-1, *grid),
+                "The rings are right: flatten rows and columns into (B, N).",
             ),
         ),
     ),

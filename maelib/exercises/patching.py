@@ -1,4 +1,4 @@
-"""Exercises of notebook 01: places, cutting, the linear layer in a convolution, waves, overlapping patches."""
+"""Exercises of notebook 01: places, cutting, a linear layer as a convolution, waves, overlapping patches."""
 
 from collections.abc import Callable
 
@@ -18,13 +18,13 @@ def _cut(image: Tensor, patch_size: int, row: int, col: int) -> Tensor:
     return image[:, top : top + patch_size, left : left + patch_size]
 
 
-def _kernel() -> list[tuple[Tensor]]:
-    """Weights `(D, C, p, p)` of a strided convolution."""
-    return [(torch.rand(4, 3, 2, 2, generator=Generator().manual_seed(1)),)]
+def _linear() -> list[tuple[Tensor, int]]:
+    """Weights `(D, p * p * C)` of a linear layer on patches, and the side of a patch."""
+    return [(torch.rand(4, 12, generator=Generator().manual_seed(1)), 2)]
 
 
 def _waves(
-    order: Callable[[Tensor, Tensor], Tensor] = lambda sine, cosine: torch.cat([sine, cosine], dim=1),
+    order: Callable[[Tensor, Tensor], Tensor] = lambda sine, cosine: torch.stack([sine, cosine], dim=2).flatten(1),
     slower: float = 1,
     first: int = 0,
     scale: Callable[[int], float] = lambda count: 1,
@@ -114,25 +114,25 @@ EXERCISES = {
         ),
     ),
     "01.3": Exercise(
-        cases=_kernel,
-        solution=lambda weight: weight.permute(0, 2, 3, 1).flatten(1),
-        praise="With these weights a linear layer on patchify's patches is the strided convolution.",
+        cases=_linear,
+        solution=lambda weight, patch_size: weight.unflatten(1, (patch_size, patch_size, -1)).permute(0, 3, 1, 2),
+        praise="A convolution with these weights gives the same tokens as the linear layer.",
         mistakes=(
             (
-                lambda weight: weight.flatten(1),
-                "The values stand colour by colour here; patchify puts the colour last: permute before you flatten.",
+                lambda weight, patch_size: weight.unflatten(1, (-1, patch_size, patch_size)),
+                "patchify orders (row, column, colour): split into (D, p, p, C) first, then move the colour.",
             ),
             (
-                lambda weight: weight.permute(0, 3, 2, 1).flatten(1),
-                "The pixels stand column by column here: the row comes first, then the column, then the colour.",
+                lambda weight, patch_size: weight.unflatten(1, (patch_size, patch_size, -1)).permute(0, 3, 2, 1),
+                "Rows and columns are swapped inside the patch: keep their order when the colour moves.",
             ),
             (
-                lambda weight: weight.permute(0, 2, 3, 1).flatten(1).T,
-                "Transposed: nn.Linear keeps its weights as (outputs, inputs).",
+                lambda weight, patch_size: weight.unflatten(1, (patch_size, patch_size, -1)),
+                "The colour still stands last: a convolution wants (D, C, p, p).",
             ),
             (
-                lambda weight: weight.permute(0, 2, 3, 1),
-                "The order is right; now join the last three axes into one, flatten(1).",
+                lambda weight, patch_size: weight.unflatten(1, (patch_size, patch_size, -1)).permute(3, 0, 1, 2),
+                "The colour stands first: a convolution wants its outputs first, (D, C, p, p).",
             ),
         ),
     ),
@@ -142,12 +142,12 @@ EXERCISES = {
         praise="Every place gets its own row of sines and cosines, from fast waves to slow ones.",
         mistakes=(
             (
-                _waves(lambda sine, cosine: torch.stack([sine, cosine], dim=2).flatten(1)),
-                "Sine and cosine take turns here: put all sines first, then all cosines.",
+                _waves(lambda sine, cosine: torch.cat([sine, cosine], dim=1)),
+                "All sines come first here, as in the library: this time sine and cosine take turns.",
             ),
             (
-                _waves(lambda sine, cosine: torch.cat([cosine, sine], dim=1)),
-                "The cosines come first here: the sines do, as in Vaswani et al.",
+                _waves(lambda sine, cosine: torch.stack([cosine, sine], dim=2).flatten(1)),
+                "The cosine comes first in each pair here: the sine does.",
             ),
             (
                 _waves(slower=2),
