@@ -118,7 +118,7 @@ class Explorer(ipywidgets.VBox):
         "random"]` a choice, `grid=True` a box to tick.
     """
 
-    def __init__(self, draw: "Callable[..., Figure]", **controls: Any) -> None:
+    def __init__(self, draw: "Callable[..., Figure]", /, **controls: Any) -> None:
         self.draw = draw
         self.controls = {name: ipywidgets.interactive.widget_from_abbrev(value) for name, value in controls.items()}
         for name, control in self.controls.items():

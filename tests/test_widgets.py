@@ -119,6 +119,11 @@ def test_an_explorer_draws_anew_when_a_control_moves() -> None:
     assert DisplayFormatter().format(explorer)[0]["text/plain"] == repr(explorer)
 
 
+def test_a_control_may_have_any_name() -> None:
+    explorer = Explorer(lambda draw: shade(draw / 10, False), draw=(0, 8))
+    assert repr(explorer) == "Explorer(draw=4)"
+
+
 def test_an_explorer_keeps_its_picture_and_says_what_cannot_be_drawn() -> None:
     explorer = Explorer(shade, level=(0.0, 1.0, 0.1), inverted=False)
     first = explorer.picture.value
