@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import nbformat
 import pytest
@@ -42,11 +43,15 @@ NBVAL_OPTIONS = MAKEFILE["NBVAL"].split()[:-1]  # but for the folder
 whole_series = pytest.mark.skipif(len(LESSONS) < SERIES, reason="some lessons are to come")
 
 
-def load_build() -> object:
-    spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
+def load_script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def load_build() -> ModuleType:
+    return load_script("build")
 
 
 def code_cells(path: Path) -> list[NotebookNode]:
@@ -214,8 +219,8 @@ def test_a_lesson_says_what_it_is_for_and_where_it_leads(path: Path) -> None:
     number = int(path.stem[:2])
     assert number == SERIES - 1 or re.search(rf"\b{number + 1:02}\b", parts["Next"]), "name the next notebook"
     references = re.findall(r"^- .+", parts["References"], re.MULTILINE)
-    assert references
-    assert all(re.search(r"\b(19|20)\d\d\b", reference) for reference in references), "a reference has a year"
+    dated = [reference for reference in references if re.search(r"\b(19|20)\d\d\b", reference)]
+    assert len(dated) >= max(1, len(references) - 1), "papers have a year; one data sheet or repository may do without"
 
 
 def test_the_course_takes_twenty_minutes_at_most() -> None:
@@ -249,7 +254,7 @@ def test_a_lesson_has_a_widget_beside_a_figure_that_needs_no_kernel(path: Path) 
     pictures = [
         i for i, cell in enumerate(code_cells(path)) if any("image/png" in out.get("data", {}) for out in cell.outputs)
     ]
-    assert min(abs(i - widget) for i in pictures) <= 3, "show the same as a figure, a few cells off at most"
+    assert any(abs(i - widget) <= 3 for i in pictures), "show the same as a figure, a few cells off at most"
 
 
 @each
@@ -383,19 +388,28 @@ def test_nbval_compares_what_is_printed_and_leaves_stderr_out(tmp_path: Path) ->
     assert "Cell 2: Cell outputs differ" in printed
 
 
-def test_nbval_runs_long_notebooks_first_each_on_one_worker_and_kernels_on_one_thread(tmp_path: Path) -> None:
-    threads = "import torch; print(torch.get_num_threads())"
-    for name, seconds in {"a": 5, "b": 70, "c": 300}.items():
-        cells = {threads: "1\n"} if name == "c" else {"print(1)": "1\n", "print(2)": "2\n"}
-        write_notebook(tmp_path / f"{name}.ipynb", cells, f"{seconds} seconds on 2 cores")
+def test_nbval_runs_a_notebook_on_one_worker_and_its_kernel_on_one_thread(tmp_path: Path) -> None:
+    write_notebook(tmp_path / "a.ipynb", {"import torch; print(torch.get_num_threads())": "1\n", "print(2)": "2\n"})
+    write_notebook(tmp_path / "b.ipynb", {"print(1)": "1\n", "print(2)": "2\n", "print(3)": "3\n"})
     printed = nbval(tmp_path, "-n", "2", *NBVAL_OPTIONS)
     assert "5 passed" in printed, printed
-    done = re.findall(r"\[(gw\d)\].*PASSED (\w)\.ipynb", printed)
-    workers = {name: {worker for worker, other in done if other == name} for name in "abc"}
-    assert all(len(of_one) == 1 for of_one in workers.values())
-    assert workers["c"] != workers["b"], "the two longest run side by side"
-    alone = [name for _, name in re.findall(r"(?m)^()(\w)\.ipynb::.* PASSED", nbval(tmp_path))]
-    assert list(dict.fromkeys(alone)) == ["c", "b", "a"]
+    done = re.findall(r"\[(gw\d)\].* PASSED (\w)::", printed)
+    workers = {name: {worker for worker, other in done if other == name} for name in "ab"}
+    assert sorted(map(len, workers.values())) == [1, 1], printed
+    assert workers["a"] != workers["b"]
+
+
+def test_long_notebooks_come_first_and_their_cells_stay_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    for name, seconds in {"a": 5, "b": 70, "c": 300}.items():
+        write_notebook(tmp_path / f"{name}.ipynb", {}, f"{seconds} seconds on 2 cores")
+    write_notebook(tmp_path / "solutions.ipynb", {})
+    items = [SimpleNamespace(path=path, cell=cell) for path in sorted(tmp_path.iterdir()) for cell in (1, 2)]
+    load_script("conftest").pytest_collection_modifyitems(items)
+    order = [(item.path.stem, item.cell) for item in items]
+    assert order == [(name, cell) for name in ("c", "b", "a", "solutions") for cell in (1, 2)]
 
 
 def test_make_gives_each_worker_and_its_kernels_one_thread() -> None:
