@@ -89,11 +89,11 @@ FAULTS = [
         ("01", "00"),
     ),
     Fault(
-        "positions tell the row twice and the column never",
+        "attention turns by the row twice and by the column never",
         "patches",
-        "angles = [axis[:, None] * omega for axis in (col, row)]  # two of (N, dim / 4)",
-        "angles = [axis[:, None] * omega for axis in (row, row)]",
-        ("01", "03"),
+        "return torch.cat([row[:, None] * omega, col[:, None] * omega], dim=1)",
+        "return torch.cat([row[:, None] * omega, row[:, None] * omega], dim=1)",
+        ("00", "01"),
     ),
     Fault(
         "PSNR is taken over the whole picture",
@@ -117,10 +117,10 @@ FAULTS = [
         ("04",),
     ),
     Fault(
-        "normalised targets are divided by the variance",
+        "features are compared outside the hole too",
         "losses",
-        "return (patches - mean) / (variance + 1e-6).sqrt()",
-        "return (patches - mean) / (variance + 1e-6)",
+        "weight = F.adaptive_avg_pool2d(hole[:, None].to(exact), ours.shape[-2:])  # -> (B, 1, H', W')",
+        "weight = torch.ones_like(ours[:, :1], dtype=exact)",
         ("04",),
     ),
     Fault(
@@ -138,10 +138,10 @@ FAULTS = [
         ("05",),
     ),
     Fault(
-        "biases and norms are decayed",
+        "biases and norms are trained and decayed like matrices",
         "optim",
-        'plain = [{"params": decayed}, {"params": groups["rest"], "weight_decay": 0.0}]',
-        'plain = [{"params": decayed}, {"params": groups["rest"]}]',
+        'if parameter.ndim < 2 or "token" in name or "pos_embed" in name:',
+        'if "token" in name or "pos_embed" in name:',
         ("05",),
     ),
     Fault(
