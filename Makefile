@@ -14,11 +14,13 @@ ANEW   := $(shell [ -x $(BIN)/python ] && [ -x $(BIN)/pip ] || echo environment)
 
 # One thread a worker: with more, torch's threads in different workers fight over the same cores.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
-NBVAL  := --nbval --nbval-current-env --dist loadscope notebooks
+# A notebook has one kernel, so one worker runs all of it; notebooks/conftest.py puts those that take longest first.
+NBVAL  := --nbval --nbval-current-env --dist loadscope --no-loadscope-reorder notebooks
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test test-all setup weights environment notebooks picture lock wheel clean
+.PHONY: help lab test test-all setup weights environment notebooks badges faults picture lock \
+        wheel clean
 
 help:       ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## */make \1: /p' Makefile
@@ -37,8 +39,14 @@ test: setup weights ## lint, tests, every notebook
 test-all: MARKS := -m "slow or not slow"
 test-all: test ## the same, with the tests that take minutes
 
-notebooks: setup ## rebuild and execute the notebooks
-	$(BIN)/python notebooks/build.py
+notebooks: setup ## execute and test the notebooks; NB="01_patching --check" passes through
+	$(BIN)/python notebooks/build.py $(NB)
+
+badges: setup ## say where the repository is, for Colab: REPO=https://github.com/owner/name, REPO= for nowhere
+	@$(BIN)/python notebooks/badges.py $(if $(filter undefined,$(origin REPO)),,'$(REPO)')
+
+faults: setup ## plant faults in the library, one by one, and see the notebooks notice each
+	$(BIN)/python notebooks/faults.py
 
 picture: setup ## run the README's example, which draws data/repair.png
 	sed -n '/^```python$$/,/^```$$/p' README.md | sed '/^```/d' > $(VENV)/example.py

@@ -1,6 +1,13 @@
 """nbval's settings for `pytest --nbval notebooks`."""
 
 import pytest
+from build import stated_seconds
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run long notebooks first, so that no worker is left alone with one at the end."""
+    seconds = {path: stated_seconds(path) for path in {item.path for item in items}}
+    items.sort(key=lambda item: (-seconds[item.path], item.path))  # stable: cells stay in their order
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import nbformat
 import pytest
@@ -31,16 +32,26 @@ SECTIONS = ["What you will be able to do", "Predict", "Trap lab", "Exercises", "
 HEAD = ["Before you start", "Run time"]
 TAGS = {"setup", "widget", "nbval-ignore-output"}
 PROSE_LIMIT = 90  # words a cell: "about 80"
+SERIES = 9  # lessons, 00 to 08
+COURSE_SECONDS = 20 * 60
 
 each = pytest.mark.parametrize("path", READ, ids=lambda path: str(path.relative_to(FOLDER)))
 each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+MAKEFILE = dict(re.findall(r"^(\w+) *:= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
+NBVAL_OPTIONS = MAKEFILE["NBVAL"].split()[:-1]  # but for the folder
+
+whole_series = pytest.mark.skipif(len(LESSONS) < SERIES, reason="some lessons are to come")
 
 
-def load_build() -> object:
-    spec = importlib.util.spec_from_file_location("build", FOLDER / "build.py")
+def load_script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def load_build() -> ModuleType:
+    return load_script("build")
 
 
 def code_cells(path: Path) -> list[NotebookNode]:
@@ -57,6 +68,17 @@ def outputs(path: Path) -> list[NotebookNode]:
 
 def text_of(cell: NotebookNode) -> str:
     return "".join(out.get("text", "") or out.get("data", {}).get("text/plain", "") for out in cell.outputs)
+
+
+def sections(path: Path) -> dict[str, str]:
+    """The text under each `##` heading of a notebook."""
+    _, *parts = re.split(r"^## ", "\n".join(markdown(path)), flags=re.MULTILINE)
+    return {heading: text for heading, _, text in (part.partition("\n") for part in parts)}
+
+
+def tagged(path: Path, tag: str) -> list[int]:
+    """Which of a notebook's code cells carry a tag."""
+    return [i for i, cell in enumerate(code_cells(path)) if tag in cell.metadata.get("tags", [])]
 
 
 def calls(cell: NotebookNode, function: str) -> list[ast.Call]:
@@ -94,16 +116,25 @@ def run(path: Path, name: str) -> object:
 @each
 def test_a_notebook_is_as_the_build_leaves_it(path: Path) -> None:
     fresh = nbformat.read(path, as_version=4)
-    assert load_build().normalise(fresh) == READ[path], "run `make notebooks`"
+    assert load_build().normalise(fresh, path) == READ[path], "run `make notebooks`"
     nbformat.validate(fresh)
 
 
 @each
 def test_the_setup_cell_comes_first_and_is_the_same_everywhere(path: Path) -> None:
-    first, *others = code_cells(path)
-    assert first.metadata.get("tags") == ["setup"]
-    assert first.source == load_build().setup_cell()
-    assert not [cell for cell in others if "setup" in cell.metadata.get("tags", [])]
+    assert tagged(path, "setup") == [0]
+    assert code_cells(path)[0].source == load_build().setup_cell()
+
+
+@each
+def test_a_badge_stands_in_a_lesson_as_soon_as_its_link_leads_somewhere(path: Path) -> None:
+    address = load_build().address()
+    badges = [line for line in "\n".join(markdown(path)).splitlines() if "colab.research" in line]
+    assert len(badges) == bool(address and path in LESSONS)
+    for badge in badges:
+        assert badge in markdown(path)[0]
+        assert badge.startswith("[![Open in Colab](")
+        assert f"/github/{address.removeprefix('https://github.com/')}/blob/main/notebooks/{path.name})" in badge
 
 
 @each
@@ -148,7 +179,7 @@ def test_cells_are_short(path: Path) -> None:
     assert max(lengths) <= 25
     assert statistics.median(lengths) <= 8
     for source in markdown(path):
-        prose = [line for line in source.splitlines() if not line.lstrip().startswith(("|", "!["))]
+        prose = [line for line in source.splitlines() if not line.lstrip().startswith(("|", "![", "[!["))]
         words = re.findall(r"\w[\w'.-]*", re.sub(r"\]\([^)]*\)", "]", "\n".join(prose)))
         assert len(words) <= PROSE_LIMIT or "## References" in source, source
 
@@ -163,17 +194,39 @@ def test_cells_hold_python_alone(path: Path) -> None:
         assert "get_ipython" not in cell.source
 
 
+@each
+def test_prose_does_not_call_things_easy(path: Path) -> None:
+    assert not re.findall(r"\b(?:simply|just|obviously)\b", "\n".join(markdown(path)), re.IGNORECASE)
+
+
 @each_lesson
 def test_a_lesson_has_its_sections_in_order(path: Path) -> None:
     text = "\n".join(markdown(path))
-    assert text.startswith("# ")
-    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert re.match(rf"# {path.stem[:2]}\. \w", text), "the title starts with the number of the file"
+    headings = list(sections(path))
     wanted = [s for s in SECTIONS if s != "Predict"]
     places = [next((i for i, heading in enumerate(headings) if heading.startswith(s)), -1) for s in wanted]
     assert -1 not in places, f"missing: {[s for s, place in zip(wanted, places, strict=True) if place < 0]}"
     assert places == sorted(places)
     assert all(f"**{words}" in text for words in HEAD)
-    assert re.search(r"\d+ s(econds)? on 2 (CPU )?cores", text)
+    assert len(load_build().RUN_TIME.findall(text)) == 1
+
+
+@each_lesson
+def test_a_lesson_says_what_it_is_for_and_where_it_leads(path: Path) -> None:
+    parts = sections(path)
+    assert 3 <= len(re.findall(r"^- ", parts["What you will be able to do"], re.MULTILINE)) <= 5
+    number = int(path.stem[:2])
+    assert number == SERIES - 1 or re.search(rf"\b{number + 1:02}\b", parts["Next"]), "name the next notebook"
+    references = re.findall(r"^- .+", parts["References"], re.MULTILINE)
+    dated = [reference for reference in references if re.search(r"\b(19|20)\d\d\b", reference)]
+    assert len(dated) >= max(1, len(references) - 1), "papers have a year; one data sheet or repository may do without"
+
+
+def test_the_course_takes_twenty_minutes_at_most() -> None:
+    seconds = {path.stem: load_build().stated_seconds(path) for path in LESSONS}
+    assert all(seconds.values())
+    assert sum(seconds.values()) <= COURSE_SECONDS, seconds
 
 
 @each_lesson
@@ -187,14 +240,29 @@ def test_a_lesson_asks_for_predictions_and_reveals_each(path: Path) -> None:
 
 
 @each_lesson
-def test_a_lesson_has_a_widget(path: Path) -> None:
-    assert [cell for cell in code_cells(path) if "widget" in cell.metadata.get("tags", [])]
+def test_an_answer_comes_after_its_question_and_is_computed(path: Path) -> None:
+    asked = {call.args[0].value: i for i, cell in enumerate(code_cells(path)) for call in calls(cell, "predict")}
+    for i, cell in enumerate(code_cells(path)):
+        for call in calls(cell, "reveal"):
+            assert i > asked[call.args[0].value], "a guess is made before the answer is shown"
+            assert not isinstance(call.args[1], ast.Constant), "take the answer from the result"
+
+
+@each_lesson
+def test_a_lesson_has_a_widget_beside_a_figure_that_needs_no_kernel(path: Path) -> None:
+    (widget,) = tagged(path, "widget")
+    pictures = [
+        i for i, cell in enumerate(code_cells(path)) if any("image/png" in out.get("data", {}) for out in cell.outputs)
+    ]
+    assert any(abs(i - widget) <= 3 for i in pictures), "show the same as a figure, a few cells off at most"
 
 
 @each
 def test_links_lead_somewhere(path: Path) -> None:
     for link in re.findall(r"\]\((?!https?:|#|attachment:)([^)\s]+)\)", "\n".join(markdown(path))):
-        assert (path.parent / link.split("#")[0]).exists(), link
+        target = (path.parent / link.split("#")[0]).resolve()
+        assert target.exists(), link
+        assert target.is_relative_to(ROOT), f"{link} leaves the repository"
 
 
 @each
@@ -238,6 +306,14 @@ def test_solutions_pass_and_say_so(path: Path) -> None:
 
 def test_every_exercise_stands_in_a_notebook() -> None:
     assert sorted(EXERCISES) == sorted(name for path in LESSONS for name in checked(path))
+
+
+@whole_series
+def test_the_series_holds_thirty_exercises_and_fifteen_definitions_of_the_library() -> None:
+    assert [path.stem[:2] for path in LESSONS] == [f"{number:02}" for number in range(SERIES)]
+    assert [path.name for path in SOLUTIONS] == [path.name for path in LESSONS]
+    assert len(EXERCISES) >= 30
+    assert len({tag for _, _, tag in DEFINITIONS}) >= 15
 
 
 # ----------------------------------------------------------------------------------------------------------- outputs
@@ -287,14 +363,55 @@ def test_a_notebook_is_light(path: Path) -> None:
     json.loads(path.read_text(encoding="utf-8"))
 
 
+def nbval(folder: Path, *options: str) -> str:
+    """What `make test`'s way of running notebooks prints for those of a folder."""
+    command = [sys.executable, "-m", "pytest", "-v", "-p", "conftest", "--nbval", "--nbval-current-env", str(folder)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(FOLDER), str(ROOT)]), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run([*command, *options], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return run.stdout
+
+
+def write_notebook(path: Path, cells: dict[str, str], head: str = "") -> None:
+    """A notebook with a head and code cells, each with the text that it is said to have printed."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(head)])
+    for source, printed in cells.items():
+        said = [nbformat.v4.new_output("stream", name="stdout", text=printed)] if printed else []
+        notebook.cells.append(nbformat.v4.new_code_cell(source, outputs=said, execution_count=1))
+    nbformat.write(notebook, path)
+
+
 def test_nbval_compares_what_is_printed_and_leaves_stderr_out(tmp_path: Path) -> None:
-    notebook = nbformat.v4.new_notebook()
-    said = [nbformat.v4.new_output("stream", name="stdout", text="1\n")]
-    for source, saved in {"import sys; print('!', file=sys.stderr)": [], "print(1)": said, "print(2)": said}.items():
-        notebook.cells.append(nbformat.v4.new_code_cell(source, outputs=saved, execution_count=1))
-    nbformat.write(notebook, tmp_path / "three.ipynb")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "conftest", "--nbval", "--nbval-current-env", str(tmp_path)]
-    environment = {**os.environ, "PYTHONPATH": str(FOLDER)}
-    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert "1 failed, 2 passed" in run.stdout, run.stdout
-    assert "Cell 2: Cell outputs differ" in run.stdout
+    cells = {"import sys; print('!', file=sys.stderr)": "", "print(1)": "1\n", "print(2)": "1\n"}
+    write_notebook(tmp_path / "three.ipynb", cells)
+    printed = nbval(tmp_path)
+    assert "1 failed, 2 passed" in printed, printed
+    assert "Cell 2: Cell outputs differ" in printed
+
+
+def test_nbval_runs_a_notebook_on_one_worker_and_its_kernel_on_one_thread(tmp_path: Path) -> None:
+    write_notebook(tmp_path / "a.ipynb", {"import torch; print(torch.get_num_threads())": "1\n", "print(2)": "2\n"})
+    write_notebook(tmp_path / "b.ipynb", {"print(1)": "1\n", "print(2)": "2\n", "print(3)": "3\n"})
+    printed = nbval(tmp_path, "-n", "2", *NBVAL_OPTIONS)
+    assert "5 passed" in printed, printed
+    done = re.findall(r"\[(gw\d)\].* PASSED (\w)::", printed)
+    workers = {name: {worker for worker, other in done if other == name} for name in "ab"}
+    assert sorted(map(len, workers.values())) == [1, 1], printed
+    assert workers["a"] != workers["b"]
+
+
+def test_long_notebooks_come_first_and_their_cells_stay_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    for name, seconds in {"a": 5, "b": 70, "c": 300}.items():
+        write_notebook(tmp_path / f"{name}.ipynb", {}, f"{seconds} seconds on 2 cores")
+    write_notebook(tmp_path / "solutions.ipynb", {})
+    items = [SimpleNamespace(path=path, cell=cell) for path in sorted(tmp_path.iterdir()) for cell in (1, 2)]
+    load_script("conftest").pytest_collection_modifyitems(items)
+    order = [(item.path.stem, item.cell) for item in items]
+    assert order == [(name, cell) for name in ("c", "b", "a", "solutions") for cell in (1, 2)]
+
+
+def test_make_gives_each_worker_and_its_kernels_one_thread() -> None:
+    dry = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"^OMP_NUM_THREADS=1 \S+pytest -n \d+ --nbval .* notebooks$", dry, re.MULTILINE)

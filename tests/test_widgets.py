@@ -1,33 +1,16 @@
-"""The painter: its state in Python, and its canvas in a real browser."""
+"""The widgets' state in Python; tests/test_browser.py moves them in a real browser."""
 
 import io
-import os
-import secrets
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
 import torch
 from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 
-from maelib.checkpoint import bundled_checkpoint
 from maelib.model import MAEConfig, MaskedAutoencoder
 from maelib.plots import show_images
 from maelib.widgets import Explorer, PatchPainter, RepairPainter, to_png
-
-ROOT = Path(__file__).parents[1]
-NOTEBOOK = ROOT / "notebooks" / "00_start_here.ipynb"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @pytest.fixture
@@ -133,80 +116,3 @@ def test_an_explorer_keeps_its_picture_and_says_what_cannot_be_drawn() -> None:
     explorer.controls["level"].value = 0.2
     assert explorer.picture.value != first
     assert explorer.problem.value == ""
-
-
-# ------------------------------------------------------------------------------------------------------- the browser
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[str]:
-    """A JupyterLab of our own on the first cells of notebook 00, up to the widget; gives the notebook's address."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    (last,) = [i for i, cell in enumerate(notebook.cells) if "widget" in cell.metadata.get("tags", [])]
-    notebook.cells = notebook.cells[: last + 1]
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
-    (tmp_path / "root").mkdir()
-    nbformat.write(notebook, tmp_path / "root" / "painter.ipynb")
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    token = secrets.token_hex(8)
-    own = {name: str(tmp_path / name) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTERLAB_SETTINGS_DIR")}
-    command = [
-        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--expose-app-in-browser"),
-        *(f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}"),
-        *(f"--ServerApp.root_dir={tmp_path / 'root'}", f"--LabApp.workspaces_dir={tmp_path / 'workspaces'}"),
-    ]
-    with (tmp_path / "log").open("wb") as log:
-        server = subprocess.Popen(command, env={**os.environ, **own}, stdout=log, stderr=log)
-    try:
-        base = f"http://127.0.0.1:{port}"
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"{base}/api?token={token}", timeout=5).close()
-                break
-            except (urllib.error.URLError, ConnectionError):
-                assert server.poll() is None, (tmp_path / "log").read_text()
-                time.sleep(0.5)
-        yield f"{base}/lab/tree/painter.ipynb?token={token}"
-    finally:
-        server.terminate()
-        try:
-            server.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-@pytest.mark.skipif(not bundled_checkpoint().exists(), reason="the bundled model is not there yet")
-def test_painting_a_patch_in_jupyterlab_changes_the_repaired_picture(lab: str) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(120_000)
-        page.goto(lab)
-        page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
-        page.get_by_text("(ipykernel) | Idle").wait_for()  # running earlier would ask which kernel to start
-        page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
-
-        canvas = page.locator(".jp-OutputArea canvas").last
-        canvas.wait_for()
-        canvas.scroll_into_view_if_needed()
-        repaired, caption = page.locator("img.widget-image").last, page.locator(".widget-label").last
-        before, said = repaired.screenshot(), caption.inner_text()
-        box = canvas.bounding_box()
-        page.mouse.move(box["x"] + 5, box["y"] + 5)
-        page.mouse.down()
-        page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + 5, steps=8)
-        page.mouse.up()
-        page.wait_for_function("([label, said]) => label.innerText != said", arg=[caption.element_handle(), said])
-        page.wait_for_timeout(500)  # the caption arrives just before the picture is painted
-        assert repaired.screenshot() != before
-        red = "[data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type='application/vnd.jupyter.error']"
-        assert page.locator(red).count() == 0
-        assert page.get_by_text("Error displaying widget").count() == 0
-        browser.close()

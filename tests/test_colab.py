@@ -1,0 +1,201 @@
+"""Colab, as far as one machine can play it: a bare folder, a Python with what Colab brings, and `google.colab`.
+
+The notebook comes alone. Its setup cell installs the library from a git repository, fetching what is missing from the
+package index, and must leave torch and numpy alone. What Colab brings is linked into the fresh environment file by
+file, so that pip could replace it there as on Colab, and a replacement would be seen.
+"""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.util import cache_from_source
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FAST = ("00", "01")
+BROUGHT = ("torch", "torchvision", "numpy", "matplotlib", "ipywidgets", "ipykernel", "pip")
+KEPT = ("torch", "torchvision", "numpy")
+STUB = "calls = []\n\n\ndef enable_custom_widget_manager():\n    calls.append(1)\n"
+LAST_CELL = """\
+import google.colab.output, importlib.metadata, json, maelib, sys, torch, torchvision, numpy
+print(json.dumps({
+    "versions": {m.__name__: importlib.metadata.version(m.__name__) for m in (torch, torchvision, numpy)},
+    "files": [m.__file__ for m in (torch, torchvision, numpy, maelib)],
+    "widgets": google.colab.output.calls,
+}))
+"""
+
+
+def with_requirements(names: tuple[str, ...]) -> dict[str, Distribution]:
+    """Installed distributions by name, with all that they need."""
+    found: dict[str, Distribution] = {}
+    waiting, seen = [Requirement(name) for name in names], set()
+    while waiting:
+        wanted = waiting.pop()
+        name, extras = canonicalize_name(wanted.name), frozenset(wanted.extras)
+        if (name, extras) in seen:
+            continue
+        seen.add((name, extras))
+        try:
+            found[name] = distribution(name)
+        except PackageNotFoundError:
+            continue  # another platform's, or an alternative that was not chosen
+        for need in map(Requirement, found[name].requires or []):
+            if need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+                waiting.append(need)
+    return found
+
+
+def link(package: Distribution, packages: Path) -> None:
+    """Give the folder `packages` a link to each of the distribution's own files, its compiled ones included."""
+    for file in package.files or []:
+        if ".." in file.parts or "__pycache__" in file.parts:
+            continue  # commands and Jupyter's data
+        source = Path(package.locate_file(file))
+        pairs = [(source, packages / file)]
+        if source.suffix == ".py":
+            pairs.append(tuple(Path(cache_from_source(path)) for path in pairs[0]))
+        for old, new in pairs:
+            if old.exists() and not new.exists():
+                new.parent.mkdir(parents=True, exist_ok=True)
+                new.symlink_to(old)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skip where pip can fetch nothing."""
+    folder = tmp_path_factory.mktemp("fetched")
+    fetch = [sys.executable, "-m", "pip", "download", "--no-deps", "--retries", "1", "--dest", str(folder), "hatchling"]
+    if subprocess.run(fetch, capture_output=True, check=False).returncode:
+        pytest.skip("no package index is in reach")
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of a git repository with the files of this one as they are now."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    tracked = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listing = subprocess.run(tracked, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listing.returncode:
+        pytest.skip("not a git checkout")
+    copy = tmp_path_factory.mktemp("repository")
+    for name in listing.stdout.split("\0"):
+        if (ROOT / name).is_file() and not (ROOT / name).is_symlink():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, copy / name)
+    identity = ["-c", "user.name=test", "-c", "user.email=test@example.com"]
+    for command in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "The files as they are"]):
+        subprocess.run(["git", *command], cwd=copy, check=True)
+    subprocess.run(["git", "config", "uploadpack.allowFilter", "true"], cwd=copy, check=True)
+    return copy.as_uri()
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The packages of a fresh Python with what Colab brings; Jupyter knows its kernel as `colab`."""
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    (packages,) = environment.glob("lib/python*/site-packages")
+    for package in with_requirements(BROUGHT).values():
+        link(package, packages)
+    (packages / "google" / "colab").mkdir(parents=True)
+    (packages / "google" / "colab" / "__init__.py").touch()
+    (packages / "google" / "colab" / "output.py").write_text(STUB)
+    kernel = tmp_path / "kernels" / "colab" / "kernel.json"
+    kernel.parent.mkdir(parents=True)
+    launch = [str(environment / "bin" / "python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    kernel.write_text(json.dumps({"argv": launch, "display_name": "colab", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    return packages
+
+
+def snapshot(packages: Path) -> dict[Path, tuple]:
+    """Every file of what is to be kept: where its link leads, and when what is there was changed."""
+    files = [packages / file for name in KEPT for file in distribution(name).files if ".." not in file.parts]
+    files = [file for file in files if file.is_symlink()]
+    return {file: (file.readlink(), file.stat().st_size, file.stat().st_mtime_ns) for file in files}
+
+
+def run_all(folder: Path, notebook: NotebookNode, address: str) -> str:
+    """Put a notebook alone into a folder and run all of it; returns what its last cell printed."""
+    spec = importlib.util.spec_from_file_location("build", ROOT / "notebooks" / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    for cell in notebook.cells:
+        if "setup" in cell.metadata.get("tags", []):
+            cell.source = build.SETUP.format(address=address)
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=1200, kernel_name="colab", resources=resources).execute()
+    return notebook.cells[-1].outputs[0].text
+
+
+def read(path: Path, cells: slice = slice(None)) -> NotebookNode:
+    """Cells of a notebook, without outputs, and a last one that tells what became of the environment."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells = [*notebook.cells[cells], nbformat.v4.new_code_cell(LAST_CELL)]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return notebook
+
+
+def check_kept(said: str, packages: Path, before: dict[Path, tuple]) -> None:
+    """The library was installed, widgets were enabled, and torch and numpy are those that were there."""
+    told = json.loads(said)
+    assert told["versions"] == {name: distribution(name).version for name in KEPT}
+    assert told["widgets"], "widgets that are no part of ipywidgets are off on Colab until asked for"
+    assert all(Path(file).is_relative_to(packages) for file in told["files"])
+    assert len(before) > 1000
+    assert snapshot(packages) == before
+
+
+def in_turn(path: Path) -> object:
+    return pytest.param(path, id=path.stem, marks=[] if path.stem.startswith(FAST) else pytest.mark.slow)
+
+
+@pytest.mark.usefixtures("index")
+@pytest.mark.parametrize("path", [in_turn(path) for path in LESSONS])
+def test_a_lesson_alone_runs_on_colab(path: Path, packages: Path, repository: str, tmp_path: Path) -> None:
+    before = snapshot(packages)
+    (tmp_path / "content").mkdir()
+    check_kept(run_all(tmp_path / "content", read(path), repository), packages, before)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("index")
+def test_an_uploaded_wheel_serves_as_well(packages: Path, tmp_path: Path) -> None:
+    before = snapshot(packages)
+    wheel = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path / "content"]
+    subprocess.run(wheel, cwd=ROOT, capture_output=True, check=True)
+    check_kept(run_all(tmp_path / "content", read(LESSONS[0], slice(5)), ""), packages, before)
+
+
+def test_without_address_and_wheel_colab_says_what_to_do(packages: Path, tmp_path: Path) -> None:
+    (tmp_path / "content").mkdir()
+    with pytest.raises(CellExecutionError, match="Upload the wheel made by `make wheel`, or fill in the repository's"):
+        run_all(tmp_path / "content", read(LESSONS[0]), "")
+    assert not list(packages.glob("maelib*"))
+
+
+def test_a_replaced_file_would_be_noticed(packages: Path) -> None:
+    before = snapshot(packages)
+    init = packages / "torch" / "__init__.py"
+    text = init.read_bytes()
+    init.unlink()
+    assert snapshot(packages) != before
+    init.write_bytes(text)
+    assert snapshot(packages) != before
