@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+Drawn = dict[str, Tensor]
+
 
 def to_float(images: Tensor) -> Tensor:
     """What validation does with a batch: uint8 0..255 to float in [0, 1], nothing else."""
@@ -47,16 +49,28 @@ class Augment:
 
     def __call__(self, images: Tensor, size: int, generator: Generator) -> Tensor:
         """Images `(B, C, H, W)` uint8 to augmented floats `(B, C, size, size)` in [0, 1]."""
-        return self._recolour(self._move(to_float(images), size, generator), generator)
+        return self.apply(images, size, self.draw(len(images), generator))
 
-    def with_voids(self, images: Tensor, voids: Tensor, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, count: int, generator: Generator) -> Drawn:
+        """Random numbers for `count` images, a column for each: some of the columns serve some of the images."""
+        drawn = {"place": torch.rand(5, count, generator=generator)}
+        if self.jitter:
+            drawn["colour"] = torch.rand(3, count, generator=generator)
+        if self.hue:
+            drawn["hue"] = torch.rand(1, count, generator=generator)
+        return drawn
+
+    def apply(self, images: Tensor, size: int, drawn: Drawn) -> Tensor:
+        """What `__call__` does, with numbers that `draw` gave."""
+        return self._recolour(self._move(to_float(images), size, drawn["place"]), drawn)
+
+    def apply_with_voids(self, images: Tensor, voids: Tensor, size: int, drawn: Drawn) -> tuple[Tensor, Tensor]:
         """The same, and where void `(B, H, W)` bool has gone, `(B, size, size)`: every pixel with any void in it."""
-        x = self._move(torch.cat([to_float(images), voids[:, None].float()], dim=1), size, generator)
-        return self._recolour(x[:, :-1], generator), x[:, -1] > 0
+        x = self._move(torch.cat([to_float(images), voids[:, None].float()], dim=1), size, drawn["place"])
+        return self._recolour(x[:, :-1], drawn), x[:, -1] > 0
 
-    def _move(self, x: Tensor, size: int, generator: Generator) -> Tensor:
+    def _move(self, x: Tensor, size: int, u: Tensor) -> Tensor:
         """Crop, rotate and mirror by resampling once; the rotated crop always lies inside the image."""
-        u = torch.rand(5, len(x), generator=generator)
         mirror = torch.where(u[0] < self.flip, -1.0, 1.0)
         if self.rotation == 0 and self.scale[0] == 1 and x.shape[2:] == (size, size):
             return torch.where(mirror[:, None, None, None].to(x.device) < 0, x.flip(3), x)
@@ -70,16 +84,16 @@ class Augment:
         grid = F.affine_grid(theta, [*x.shape[:2], size, size], align_corners=False)
         return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
-    def _recolour(self, x: Tensor, generator: Generator) -> Tensor:
+    def _recolour(self, x: Tensor, drawn: Drawn) -> Tensor:
         """Brightness, contrast about the mean grey, saturation about each pixel's grey, hue; clamped to [0, 1]."""
         if self.jitter:
-            factors = 1 + self.jitter * (2 * torch.rand(3, len(x), 1, 1, 1, generator=generator) - 1)
-            brightness, contrast, saturation = factors.to(x.device)
+            factors = 1 + self.jitter * (2 * drawn["colour"] - 1)
+            brightness, contrast, saturation = factors[..., None, None, None].to(x.device)
             x = x * brightness
             x = x.mean(dim=(1, 2, 3), keepdim=True).lerp(x, contrast)
             x = x.mean(dim=1, keepdim=True).lerp(x, saturation).clamp(0, 1)
         if self.hue:
-            turns = self.hue * (2 * torch.rand(len(x), generator=generator) - 1)
+            turns = self.hue * (2 * drawn["hue"][0] - 1)
             x = torch.einsum("bdc,bchw->bdhw", hue_turns(turns).to(x.device), x).clamp(0, 1)
         return x
 

@@ -1,15 +1,17 @@
 """Checkpoints: one safetensors file that holds the weights and says what model they are of.
 
 A file needs nothing else to be used, runs no code when read, and is replaced in one step, so that a crash while
-writing leaves the previous one.
+writing leaves the previous one. It carries a checksum: a bit that turned on the disk is noticed, not trained on.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -24,9 +26,19 @@ class CheckpointError(ValueError):
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write named tensors and a JSON-able description to one safetensors file, atomically."""
+    """Write named tensors and a JSON-able description to one safetensors file, with their checksum, atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, save(tensors, metadata={"maelib": json.dumps(dict(about))}))
+    told = json.dumps(dict(about))
+    write_atomic(path, save(tensors, metadata={"maelib": told, "sha256": _checksum(tensors, told)}))
+
+
+def _checksum(tensors: Mapping[str, Tensor], told: str) -> str:
+    """SHA-256 of the description and of each tensor's name, type, shape and bytes, in the order of their names."""
+    digest = hashlib.sha256(told.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -37,22 +49,25 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     FileNotFoundError
         When there is no such file.
     CheckpointError
-        When the file is no safetensors file, is cut short, or was not written by maelib.
+        When the file is no safetensors file, is cut short, was not written by maelib, or is not what was written.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist; train one with `maelib train`, or check the path")
     try:
         with safe_open(path, framework="pt") as file:
-            about = (file.metadata() or {}).get("maelib")
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # KeyError: a type of numbers that torch has not
         raise CheckpointError(
             f"{path} is no whole safetensors file ({error}); fetch or train it again, or use an earlier checkpoint"
         ) from error
-    if about is None:
+    told = metadata.get("maelib")
+    if told is None:
         raise CheckpointError(f"{path} holds no maelib configuration; it was written by other software")
-    return tensors, json.loads(about)
+    if metadata.get("sha256", checksum := _checksum(tensors, told)) != checksum:
+        raise CheckpointError(f"{path} is damaged: its checksum does not match; fetch it again or use an earlier one")
+    return tensors, json.loads(told)
 
 
 def save_model(path: Path, model: MaskedAutoencoder, about: Mapping[str, Any]) -> None:

@@ -14,10 +14,10 @@ from torch import Generator, Tensor, nn
 
 from maelib.augment import Augment, to_float
 from maelib.data import StepSampler
+from maelib.devices import native_bf16
 from maelib.labelled import IGNORED, Labelled
 from maelib.model import MaskedAutoencoder
 from maelib.optim import make_optimizers, rate
-from maelib.train import native_bf16
 
 BATCH_SIZE = 64  # where nothing is trained
 

@@ -9,7 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from maelib.recipes import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,10 @@ def _draw(args: list[str]) -> None:
     print(f"wrote {len(files)} files to {config.out}")
 
 
-def _train(args: list[str]) -> None:
+def _recipe(command: str, args: list[str]) -> "TrainConfig":
+    """A training's configuration: a recipe, or the run that goes on, and the options beside it."""
     from maelib.recipes import RECIPES, TrainConfig
     from maelib.runs import read_config
-    from maelib.train import train
 
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--recipe", choices=RECIPES, default="facade_tiny")
@@ -81,8 +84,24 @@ def _train(args: list[str]) -> None:
         chooser.add_argument("--out", type=Path, default=default.out)
         out = chooser.parse_known_args(args)[0].out
         default = replace(read_config(out), out=out)
-    config = _parse(TrainConfig, f"train [--recipe {{{','.join(RECIPES)}}}]", args, default=default)
-    print(f"trained {train(config)}")
+    return _parse(TrainConfig, f"{command} [--recipe {{{','.join(RECIPES)}}}]", args, default=default)
+
+
+def _train(args: list[str]) -> None:
+    from maelib.train import train
+
+    print(f"trained {train(_recipe('train', args))}")
+
+
+def _profile(args: list[str]) -> None:
+    from maelib.profile import profile, profile_figure, profile_table
+
+    config = _recipe("profile", args)
+    stages = profile(config)
+    config.out.mkdir(parents=True, exist_ok=True)
+    profile_figure(stages).savefig(config.out / "profile.png")
+    print(profile_table(stages, config.batch_size // config.accumulate))
+    print(f"\nfigure: {config.out / 'profile.png'}")
 
 
 def _evaluate(args: list[str]) -> None:
@@ -117,6 +136,7 @@ def _fetch(args: list[str]) -> None:
 COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
     "draw": (_draw, "draw facades into a folder"),
     "train": (_train, "train a model, on drawn facades or on yours"),
+    "profile": (_profile, "show where the time and memory of a training's step go"),
     "evaluate": (_evaluate, "compare a model with classical inpainting, inside the hole"),
     "probe": (partial(_compare, "probe"), "fit a linear head on frozen features, where labels are few"),
     "finetune": (partial(_compare, "finetune"), "train encoder and head, where labels are few"),
@@ -140,6 +160,6 @@ def main(args: Sequence[str] | None = None) -> None:
         COMMANDS[args[0]][0](args[1:])
     except KeyboardInterrupt:
         raise SystemExit(130) from None
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         print(f"maelib {args[0]}: {error}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -102,12 +102,21 @@ class StepSampler(Sampler[list[int]]):
     """Batches of indices for a whole run: one seeded permutation of `epoch` after another, each entry once in each.
 
     `epoch` holds the indices of an epoch; an image that stands there twice is seen twice as often. The batch of a
-    step depends on seed and step alone, so a run continues at `first_step` as if never interrupted.
+    step depends on seed and step alone, so a run continues at `first_step` as if never interrupted. Of each batch
+    `part` is handed out: all of it, or what one of several processes takes.
     """
 
-    def __init__(self, epoch: Sequence[int], batch_size: int, steps: int, seed: int, first_step: int = 0) -> None:
+    def __init__(
+        self,
+        epoch: Sequence[int],
+        batch_size: int,
+        steps: int,
+        seed: int,
+        first_step: int = 0,
+        part: slice = slice(None),
+    ) -> None:
         self.epoch, self.batch_size, self.seed = np.asarray(epoch), batch_size, seed
-        self.first_step, self.steps = first_step, steps
+        self.first_step, self.steps, self.part = first_step, steps, part
 
     def __len__(self) -> int:
         return self.steps - self.first_step
@@ -121,7 +130,7 @@ class StepSampler(Sampler[list[int]]):
                     current = position // count
                     order = self.epoch[np.random.default_rng((self.seed, current)).permutation(count)]
                 batch.append(int(order[position % count]))
-            yield batch
+            yield batch[self.part]
 
 
 def resize_to_square(photo: np.ndarray, size: int) -> np.ndarray:

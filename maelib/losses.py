@@ -197,6 +197,17 @@ class ReconstructionLoss:
         self.perceptual_name = f"perceptual{getattr(features, 'note', '')}"
         self.perceptual_loss = cropped_perceptual_loss if hasattr(features, "margin") else perceptual_loss
 
+    @property
+    def names(self) -> list[str]:
+        """The terms that a log shows: `loss`, and what it is made of where that is more than one."""
+        return ["loss", "mse", self.perceptual_name] if self.perceptual_weight else ["loss"]
+
+    def count(self, mask: Tensor, void: Tensor | None = None) -> Tensor:
+        """How many things the terms are means over, a scalar: what a part of a batch weighs in the whole of it."""
+        if self.all_patches:
+            return torch.as_tensor(mask.numel()) if void is None else (~void).sum()
+        return mask.any(dim=1).sum() if self.log_mse else mask.sum()
+
     def __call__(
         self, prediction: Tensor, images: Tensor, mask: Tensor, void: Tensor | None = None
     ) -> dict[str, Tensor]:

@@ -15,7 +15,8 @@ class TrainConfig:
     """Everything that decides a training run. The defaults train `facade_tiny` in a few minutes on two cores."""
 
     out: Path = Path("runs/facade_tiny")
-    """folder of the run: model.safetensors, state.safetensors, log.csv, config.json, curves and repairs as PNG"""
+    """folder of the run: model.safetensors (the last) and best.safetensors, state.safetensors to resume from, log.csv,
+    config.json, curves and repairs as PNG"""
     model: MAEConfig = CONFIGS["facade_tiny"]
     """shape of the model"""
     init: Path | None = None
@@ -38,7 +39,9 @@ class TrainConfig:
     steps: int = 3500
     """optimiser steps"""
     batch_size: int = 32
-    """images a step"""
+    """images a step, over all processes"""
+    accumulate: int = 1
+    """forward passes that a process makes of its images of a step, so that a large batch fits into a small memory"""
     mask: Literal["random", "block", "multi_block", "grid", "square", "mixed"] = "mixed"
     """which patches to hide"""
     mask_ratio: tuple[float, float] = (0.25, 0.75)
@@ -71,15 +74,21 @@ class TrainConfig:
     """of weights, order, masks and augmentation"""
     eval_every: int = 500
     """steps between validations, log rows and checkpoints"""
+    keep: int = 2
+    """last checkpoints to keep for resuming, beside the model that was best in validation"""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """when the loss is infinite or no number: stop and name the images, or leave the step out"""
     val_images: int = 128
     """most images to validate on"""
     track: str | None = None
     """tracker to report to beside log.csv: wandb (offline unless logged in), or another that accelerate knows"""
     resume: bool = False
     """go on from the run's last checkpoint"""
+    changed: bool = False
+    """resume although other settings than length, validation and tracker are not those that the run was started with"""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "eval_every", "val_images", "lr", "vgg_window"):
+        for name in ("steps", "batch_size", "eval_every", "val_images", "lr", "vgg_window", "accumulate", "keep"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} {getattr(self, name)} is not positive; use more than 0")
         if not 0 < self.data_share < 1:

@@ -1,8 +1,13 @@
-"""Training: one loop for every recipe, from the images to a checkpoint."""
+"""Training: one loop for every recipe, from the images to a checkpoint, in one process or in many."""
 
 import json
+import math
 import sys
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
@@ -12,6 +17,7 @@ from maelib import weights
 from maelib.augment import to_float
 from maelib.cmp import read_photos
 from maelib.data import Images, StepSampler, drawn_pool, epoch_indices, split
+from maelib.devices import batch_parts, make_accelerator
 from maelib.evaluate import HOLES
 from maelib.files import write_atomic
 from maelib.losses import ReconstructionLoss
@@ -19,7 +25,7 @@ from maelib.masking import MASKS, keep_out, mask_from_pixels
 from maelib.model import MaskedAutoencoder
 from maelib.optim import make_optimizers, rate
 from maelib.recipes import TrainConfig
-from maelib.runs import check_same_run, load_run, plain, save_run, stop_requests
+from maelib.runs import check_same_run, has_state, load_run, plain, save_run, stop_requests
 from maelib.tracking import (
     CsvLog,
     reconstructions,
@@ -31,7 +37,11 @@ from maelib.tracking import (
 from maelib.validation import Validation
 from maelib.vgg import vgg19
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 VALIDATION_SEED = 899  # of the drawn pool that no training draws from
+MOST_SKIPPED = 20  # steps in a row that --on-nan skip leaves out: after so many the weights themselves are no numbers
 
 
 def load_images(config: TrainConfig) -> tuple[Images, Images, list[str]]:
@@ -52,28 +62,7 @@ def load_images(config: TrainConfig) -> tuple[Images, Images, list[str]]:
     return train_images, val_images, skipped
 
 
-def native_bf16(device: torch.device) -> bool:
-    """Whether the device computes bf16 products natively, which is where bf16 is the faster precision."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
-        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-    return False
-
-
-def _accelerator(config: TrainConfig):
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state()  # an earlier run in this process may have used another precision
-    device = Accelerator().device
-    bf16 = config.precision == "bf16" or (config.precision == "auto" and native_bf16(device))
-    AcceleratorState._reset_state()
-    return Accelerator(mixed_precision="bf16" if bf16 else "no", log_with=config.track, project_dir=config.out)
-
-
-def _loss_function(config: TrainConfig, accelerator) -> ReconstructionLoss:
+def make_loss(config: TrainConfig, accelerator: "Accelerator") -> ReconstructionLoss:
     """The configured loss; its features compute in the run's precision, on its device."""
     features = None
     if config.perceptual_weight:
@@ -83,35 +72,198 @@ def _loss_function(config: TrainConfig, accelerator) -> ReconstructionLoss:
     return ReconstructionLoss(config.model, *weights, features, config.all_patches, config.log_mse, config.vgg_window)
 
 
-def _gradient_norms(terms: dict[str, Tensor], prediction: Tensor) -> dict[str, float]:
-    """Euclidean norm of each unweighted term's gradient at the prediction: who pulls how hard."""
-    return {
-        f"grad_{name}": torch.autograd.grad(term, prediction, retain_graph=True)[0].float().norm().item()
+def _squared_gradients(terms: dict[str, Tensor], prediction: Tensor, weight: Tensor) -> Tensor:
+    """Squared Euclidean norm of each unweighted term's gradient at the prediction: who pulls how hard."""
+    norms = [
+        torch.autograd.grad(term * weight, prediction, retain_graph=True)[0].float().square().sum()
         for name, term in terms.items()
         if name != "loss"
-    }
+    ]
+    return torch.stack(norms)
 
 
-def _augment_and_mask(
-    config: TrainConfig, images: Tensor, voids: Tensor | None, generator: Generator
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """What a step sees: images `(B, C, H, W)`, their mask `(B, N)`, and the patches `(B, N)` with any void, if any."""
-    size, (low, high) = config.model.img_size, config.mask_ratio
-    if voids is None:
-        images = config.augment(images, size, generator)
-    else:
-        images, voids = config.augment.with_voids(images, voids, size, generator)
-    ratio = low + (high - low) * torch.rand((), generator=generator).item()
-    mask = MASKS[config.mask](len(images), config.model.grid_size, ratio, generator).to(images.device)
-    if voids is None:
-        return images, mask, None
-    void = mask_from_pixels(voids, config.model.patch_size)
-    kept = keep_out(mask, void)
-    return (images, kept, void) if kept.any() else (images, mask, None)  # a crop may have met nothing but void
+class _Run:
+    """A run at work: what `train` prepares, and what it does at every step and every log interval.
+
+    The numbers of a step are those of its whole batch, however many processes and forward passes share it: masks and
+    augmentation are drawn for all of it, and means are taken over all of it.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config, self.accelerator = config, make_accelerator(config)
+        self.rank, self.processes = self.accelerator.process_index, self.accelerator.num_processes
+        self.is_main, self.device = self.accelerator.is_main_process, self.accelerator.device
+        self.parts = batch_parts(config, self.processes, self.rank)
+        with torch.random.fork_rng():
+            torch.manual_seed(config.seed)
+            model = MaskedAutoencoder(config.model)
+        self.notes = weights.start_from(model, config.init) if config.init and not config.resume else []
+        optimizers = make_optimizers(model, config.optimizer, config.lr, config.weight_decay)
+        self.done, self.losses, told = load_run(config, model, optimizers) if config.resume else (0, [], [])
+        self.notes += told
+        if self.done > config.steps:
+            raise ValueError(
+                f"{config.out} is at step {self.done} already, beyond steps {config.steps}; ask for more steps"
+            )
+        self.saved, self.skipped, self.trouble = self.done, 0, None
+        with self.accelerator.main_process_first():  # what is fetched or drawn is fetched or drawn once
+            self.loss = make_loss(config, self.accelerator)
+            self.images, val_images, skipped = load_images(config)
+        self.notes += [f"skipped: {complaint}" for complaint in skipped]
+        self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
+        self.bare = self.accelerator.unwrap_model(self.model)
+
+        val_images, val_voids = val_images.batch(list(range(min(len(val_images), config.val_images))))
+        val_images, ratio = to_float(val_images).to(self.device), sum(config.mask_ratio) / 2
+        mine = slice(self.rank, None, self.processes)
+        self.validation = Validation(val_images, config.model, config.mask, ratio, val_voids, mine, self.total)
+        if self.is_main:
+            self.log = CsvLog(config.out / "log.csv", self.done)
+            write_atomic(config.out / "config.json", json.dumps(plain(config), indent=2).encode())
+        if config.track:
+            start_tracker(self.accelerator, config.track, plain(config), config.out)
+
+    def total(self, numbers: Tensor) -> Tensor:
+        """Sum over all processes."""
+        return self.accelerator.reduce(numbers, "sum")
+
+    def sampler(self) -> StepSampler:
+        """The batches still to come, this process's part of each."""
+        config, mine = self.config, slice(self.parts[0].start, self.parts[-1].stop)
+        drawn = config.drawn if config.data and config.drawn else 0
+        epoch = epoch_indices(len(self.images), drawn, config.data_share)
+        return StepSampler(epoch, config.batch_size, config.steps, config.seed, self.done, mine)
+
+    def _see(self, images: Tensor, voids: Tensor | None) -> list[tuple[Tensor, Tensor, Tensor | None]]:
+        """For each forward pass images `(b, C, H, W)`, mask `(b, N)` and patches `(b, N)` with any void, if any."""
+        config, generator = self.config, Generator().manual_seed(self.config.seed * 1_000_003 + self.done)
+        drawn = config.augment.draw(config.batch_size, generator)  # as if never interrupted, and by nobody shared
+        low, high = config.mask_ratio
+        ratio = low + (high - low) * torch.rand((), generator=generator).item()
+        masks = MASKS[config.mask](config.batch_size, config.model.grid_size, ratio, generator)
+        views, size, first = [], config.model.img_size, self.parts[0].start
+        for part in self.parts:
+            here = slice(part.start - first, part.stop - first)
+            numbers = {name: values[:, part] for name, values in drawn.items()}
+            mask, x = masks[part].to(self.device), images[here].to(self.device, non_blocking=True)
+            if voids is None:
+                views.append((config.augment.apply(x, size, numbers), mask, None))
+                continue
+            x, holes = config.augment.apply_with_voids(x, voids[here].to(self.device), size, numbers)
+            void = mask_from_pixels(holes, config.model.patch_size)
+            kept = keep_out(mask, void)
+            views.append((x, kept if kept.any() else mask, void))  # a crop may have met nothing but void
+        return views
+
+    def step(self, images: Tensor, voids: Tensor | None, stop: threading.Event) -> tuple[dict[str, float], bool]:
+        """Learn from one batch; returns the terms' gradient norms at a log interval, and whether anybody is to stop."""
+        views = self._see(images, voids)
+        counts = torch.stack([self.loss.count(mask, void).to(self.device) for _, mask, void in views]).float()
+        whole, stopping = self.total(torch.stack([counts.sum(), counts.new_tensor(float(stop.is_set()))])).unbind()
+        last = (self.done + 1) % self.config.eval_every == 0 or self.done + 1 == self.config.steps
+        sums, squares = torch.zeros(len(self.loss.names), device=self.device), None
+        for i, ((x, mask, void), count) in enumerate(zip(views, counts, strict=True)):
+            with self.accelerator.no_sync(self.model) if i + 1 < len(views) else nullcontext():
+                prediction = self.model(x, mask)
+                terms, weight = self.loss(prediction, x, mask, void), count / whole
+                if last and self.config.perceptual_weight:
+                    norms = _squared_gradients(terms, prediction, weight)
+                    squares = norms if squares is None else squares + norms
+                self.accelerator.backward(terms["loss"] * weight * self.processes)  # processes are averaged over
+            sums += torch.stack([terms[name].detach() * weight for name in self.loss.names])
+        share = rate(self.done, self.config.steps, self.config.warmup)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.config.lr * share
+        self._learn(self.total(sums))
+        self.done += 1
+        if squares is None:
+            return {}, bool(stopping)
+        names = [f"grad_{name}" for name in self.loss.names if name != "loss"]
+        return dict(zip(names, self.total(squares).sqrt().tolist(), strict=True)), bool(stopping)
+
+    def _learn(self, sums: Tensor) -> None:
+        """Let the optimisers make their step, unless a term of the loss is no number."""
+        finite = bool(sums.isfinite().all())
+        if finite:
+            for optimizer in self.optimizers:
+                optimizer.step()
+            self.losses.append(sums)
+            self.skipped = 0
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
+        if finite:
+            return
+        self.skipped += 1
+        told = ", ".join(f"{name} {value:.3g}" for name, value in zip(self.loss.names, sums.tolist(), strict=True))
+        message = f"step {self.done + 1}: {told}; its images: {', '.join(self._names())}"
+        if self.config.on_nan == "skip" and self.skipped <= MOST_SKIPPED:
+            self.notes.append(f"{message}; left out")
+            return
+        good = f"step {self.saved} in {self.config.out}" if has_state(self.config) else "none yet"
+        raise FloatingPointError(
+            f"{message}. Last good checkpoint: {good}. Look at these images, lower the learning rate "
+            f"(lr {self.config.lr}), or leave such steps out (--on-nan skip, at most {MOST_SKIPPED} in a row)"
+        )
+
+    def _names(self) -> list[str]:
+        """Files or seeds of the batch of the step at work, as far as this process sees them."""
+        return [self.images.names[i] for i in next(iter(self.sampler()))]
+
+    def report(self, gradients: dict[str, float]) -> dict[str, float]:
+        """Validate, and in the main process log and save; returns the row."""
+        row = {"step": self.done, "lr": self.config.lr * rate(self.done - 1, self.config.steps, self.config.warmup)}
+        means = torch.stack(self.losses).mean(dim=0).tolist() if self.losses else [math.nan] * len(self.loss.names)
+        row |= {f"train_{name}": value for name, value in zip(self.loss.names, means, strict=True)}
+        self.losses = []
+        row |= gradients | self.validation(self.bare, self.loss)
+        if self.is_main:
+            best = all(row["val_loss"] < earlier["val_loss"] for earlier in self.log.rows)
+            self._write(lambda: self.log.add(row))
+            self.save(best)
+        if self.config.track:
+            self.accelerator.log(row, step=self.done)
+            note = getattr(self.loss.features, "note", "")
+            first = self.validation.images[:6], self.validation.masks["block 25%"][:6]
+            track_images(self.accelerator, reconstructions(self.bare, *first, note), self.done)
+        return row
+
+    def save(self, best: bool = False) -> None:
+        """Write what resuming needs, from the main process."""
+        if self.is_main and self._write(
+            lambda: save_run(self.config, self.bare, self.optimizers, self.done, self.losses, best)
+        ):
+            self.saved = self.done
+
+    def _write(self, write: Callable[[], None]) -> bool:
+        """Whether writing worked; where the disk is full or read-only the run goes on, and says so."""
+        try:
+            write()
+        except OSError as error:
+            self.trouble = error
+            self.notes.append(
+                f"step {self.done}: cannot write to {self.config.out} ({error}); the checkpoint of step {self.saved} "
+                "stays, training goes on and tries again at the next interval"
+            )
+            return False
+        return True
+
+    def draw(self) -> None:
+        """Leave curves and repairs as pictures."""
+        out, note = self.config.out, getattr(self.loss.features, "note", "")
+        if self.log.rows:
+            save_curves(self.log.rows, out / "curves.png")
+        for name in HOLES:
+            first = self.validation.images[:6], self.validation.masks[name][:6]
+            path = out / f"repairs-{name.replace(' ', '-').replace('%', '')}.png"
+            save_reconstructions(reconstructions(self.bare, *first, note), path)
 
 
 def train(config: TrainConfig) -> Path:
     """Train a model as `config` says and return the checkpoint it ends with, `config.out / "model.safetensors"`.
+
+    Started by `accelerate launch` or `torchrun`, each of the processes takes its part of every batch, and what is
+    learnt is what one process would learn.
 
     Raises
     ------
@@ -119,6 +271,10 @@ def train(config: TrainConfig) -> Path:
         After Ctrl-C, once the step in work is finished and saved; `resume` goes on from there.
     FileExistsError
         When `config.out` holds a run already and `resume` is not set.
+    FloatingPointError
+        When the loss is infinite or no number, unless `on_nan` is 'skip'.
+    OSError
+        When the last checkpoint cannot be written.
     ValueError, FileNotFoundError
         When data or configuration do not allow training; the message says what to change.
     """
@@ -126,85 +282,40 @@ def train(config: TrainConfig) -> Path:
 
     if config.resume:
         check_same_run(config)
-    elif (config.out / "state.safetensors").exists():
+    elif has_state(config):
         raise FileExistsError(f"{config.out} holds a run already; resume it (--resume) or choose another --out")
-    accelerator = _accelerator(config)
-    loss_function = _loss_function(config, accelerator)
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        model = MaskedAutoencoder(config.model)
-    notes = weights.start_from(model, config.init) if config.init and not config.resume else []
-    optimizers = make_optimizers(model, config.optimizer, config.lr, config.weight_decay)
-    done, losses = load_run(config, model, optimizers) if config.resume else (0, [])
-    if done > config.steps:
-        raise ValueError(f"{config.out} is at step {done} already, beyond steps {config.steps}; ask for more steps")
-    train_images, val_images, skipped = load_images(config)
-
-    epoch = epoch_indices(len(train_images), config.drawn if config.data and config.drawn else 0, config.data_share)
-    sampler = StepSampler(epoch, config.batch_size, config.steps, config.seed, done)
+    run = _Run(config)
     loader = DataLoader(
-        range(len(train_images)), batch_sampler=sampler, collate_fn=train_images.batch, generator=Generator()
+        range(len(run.images)), batch_sampler=run.sampler(), collate_fn=run.images.batch, generator=Generator()
     )
-    model, loader, *optimizers = accelerator.prepare(model, loader, *optimizers)
-    bare = accelerator.unwrap_model(model)
-    val_images, val_voids = val_images.batch(list(range(min(len(val_images), config.val_images))))
-    val_images = to_float(val_images).to(accelerator.device)
-    validation = Validation(val_images, config.model, config.mask, sum(config.mask_ratio) / 2, val_voids)
-    log = CsvLog(config.out / "log.csv", done)
-    write_atomic(config.out / "config.json", json.dumps(plain(config), indent=2).encode())
-
-    if config.track:
-        start_tracker(accelerator, config.track, plain(config), config.out)
-    note = getattr(loss_function.features, "note", "")
-
-    total, seen = config.steps * config.batch_size, done * config.batch_size
-    with tqdm(total=total, initial=seen, unit="img", unit_scale=True) as bar, stop_requests() as stop:
-        for note in notes + [f"skipped: {complaint}" for complaint in skipped]:
-            bar.write(note, file=sys.stderr)
+    total, seen = config.steps * config.batch_size, run.done * config.batch_size
+    bar = tqdm(total=total, initial=seen, unit="img", unit_scale=True, disable=not run.is_main)
+    with bar, stop_requests() as stop:
         for images, voids in loader:
-            generator = Generator().manual_seed(config.seed * 1_000_003 + done)  # as if never interrupted
-            images, mask, void = _augment_and_mask(config, images, voids, generator)
-            prediction = model(images, mask)
-            terms = loss_function(prediction, images, mask, void)
-            at_log = (done + 1) % config.eval_every == 0 or done + 1 == config.steps
-            gradients = _gradient_norms(terms, prediction) if at_log and config.perceptual_weight else {}
-            accelerator.backward(terms["loss"])
-            share = rate(done, config.steps, config.warmup)
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = config.lr * share
-                optimizer.step()
-                optimizer.zero_grad()
-            names = list(terms) if config.perceptual_weight else ["loss"]
-            losses.append(torch.stack([terms[name].detach() for name in names]))
-            done += 1
-            bar.update(len(images))
-            if at_log:
-                row = {"step": done, "lr": config.lr * share}
-                for name, values in zip(names, torch.stack(losses).unbind(dim=1), strict=True):
-                    row[f"train_{name}"] = values.mean().item()
-                losses = []
-                log.add(row | gradients | validation(model, loss_function))
-                bar.set_postfix({name: f"{value:.3g}" for name, value in log.rows[-1].items() if "psnr" in name})
-                save_run(config, bare, optimizers, done, losses)
-                if config.track:
-                    accelerator.log(log.rows[-1], step=done)
-                    first = validation.images[:6], validation.masks["block 25%"][:6]
-                    track_images(accelerator, reconstructions(bare, *first, note), done)
-            if stop.is_set():
+            gradients, stopping = run.step(images, voids, stop)
+            bar.update(config.batch_size)
+            if run.done % config.eval_every == 0 or run.done == config.steps:
+                row = run.report(gradients)
+                bar.set_postfix({name: f"{value:.3g}" for name, value in row.items() if "psnr" in name})
+            while run.notes:
+                bar.write(run.notes.pop(0), file=sys.stderr)
+            if stopping:
                 break
-        if done < config.steps:
-            save_run(config, bare, optimizers, done, losses)
+        if run.done < config.steps:
+            run.save()
             bar.write(
-                f"stopped after {done} steps; go on with: maelib train --resume --out {config.out}", file=sys.stderr
+                f"stopped after {run.done} steps; go on with: maelib train --resume --out {config.out}", file=sys.stderr
             )
-    if log.rows:
-        save_curves(log.rows, config.out / "curves.png")
-    for name in HOLES:
-        path = config.out / f"repairs-{name.replace(' ', '-').replace('%', '')}.png"
-        save_reconstructions(reconstructions(bare, validation.images[:6], validation.masks[name][:6], note), path)
+    if run.is_main:
+        if run.saved < run.done:
+            raise OSError(
+                f"the last checkpoint in {config.out} is of step {run.saved}: {run.trouble}; "
+                f"see to the disk, then go on with: maelib train --resume --out {config.out}"
+            )
+        run.draw()
     if config.track:
-        accelerator.end_training()
-    if done < config.steps:
+        run.accelerator.end_training()
+    if run.done < config.steps:
         raise KeyboardInterrupt
+    run.accelerator.wait_for_everyone()
     return config.out / "model.safetensors"

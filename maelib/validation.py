@@ -1,5 +1,7 @@
 """How a model in training does, on images and masks that never change."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
 
@@ -9,23 +11,34 @@ from maelib.masking import MASKS, keep_out, mask_from_pixels, mask_to_pixels
 from maelib.metrics import hole_psnr
 from maelib.model import MAEConfig, MaskedAutoencoder
 
+CHUNK = 32  # images at a time
+
 
 class Validation:
     """Fixed images under fixed masks, so that its curve moves with the model alone.
 
     Takes `images` `(B, C, H, W)` in [0, 1], the masks of the training, strategy and ratio, and where the images are
-    void, `(B, H, W)` bool: patches with any void are never hidden.
+    void, `(B, H, W)` bool: patches with any void are never hidden. Of several processes each takes a `part` of the
+    images, and `total` sums a tensor over all of them.
     """
 
     def __init__(
-        self, images: Tensor, config: MAEConfig, mask: str, mask_ratio: float, voids: Tensor | None = None
+        self,
+        images: Tensor,
+        config: MAEConfig,
+        mask: str,
+        mask_ratio: float,
+        voids: Tensor | None = None,
+        part: slice = slice(None),
+        total: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> None:
-        self.images, self.size, self.grid = images, config.patch_size, config.grid_size
-        self.masks = {
+        self.images, self.size, self.grid, self.total = images[part], config.patch_size, config.grid_size, total
+        masks = {
             name: MASKS[kind](len(images), self.grid, ratio, Generator().manual_seed(i)).to(images.device)
             for i, (name, (kind, ratio)) in enumerate(({"val_loss": (mask, mask_ratio)} | HOLES).items())
         }
-        self.void = None if voids is None else mask_from_pixels(voids, self.size).to(images.device)
+        self.void = None if voids is None else mask_from_pixels(voids[part], self.size).to(images.device)
+        self.masks = {name: mask[part] for name, mask in masks.items()}
         if self.void is not None:
             self.masks = {name: keep_out(mask, self.void) for name, mask in self.masks.items()}
 
@@ -36,20 +49,30 @@ class Validation:
         A loss with a perceptual term gives its terms too, `val_mse` and `val_perceptual`.
         """
         model.eval()
-        row, chunks = {}, range(0, len(self.images), 32)
-        for name, mask in self.masks.items():
-            values: dict[str, list[Tensor]] = {}
-            for i in chunks:
-                images, hidden = self.images[i : i + 32], mask[i : i + 32]
-                if name == "val_loss":
-                    void = None if self.void is None else self.void[i : i + 32]
-                    terms = loss(model(images, hidden), images, hidden, void)
-                    for term in terms if loss.perceptual_weight else ("loss",):
-                        values.setdefault(f"val_{term}", []).extend([terms[term]] * len(images))
-                else:
-                    repaired = model.reconstruct(images, hidden)
-                    psnr = hole_psnr(repaired, images, mask_to_pixels(hidden, self.size, self.grid))
-                    values.setdefault(f"psnr {name}", []).extend(psnr.clamp(max=PSNR_CAP))
-            row |= {column: float(torch.stack(numbers).mean()) for column, numbers in values.items()}
+        sums = [self._terms(model, loss), *(self._psnr(model, self.masks[kind]) for kind in HOLES)]
         model.train()
-        return row
+        sums, count = self.total(torch.cat(sums)), len(loss.names)
+        terms, psnr = sums[:count] / sums[count], sums[count + 1 :].reshape(-1, 2)
+        row = {f"val_{name}": value for name, value in zip(loss.names, terms.tolist(), strict=True)}
+        return row | {
+            f"psnr {kind}": total / number for kind, (total, number) in zip(HOLES, psnr.tolist(), strict=True)
+        }
+
+    def _terms(self, model: MaskedAutoencoder, loss: ReconstructionLoss) -> Tensor:
+        """Each term summed over what it is a mean over, and the number of these, `(terms + 1,)`."""
+        sums = torch.zeros(len(loss.names) + 1, device=self.images.device)
+        for i in range(0, len(self.images), CHUNK):
+            images, mask = self.images[i : i + CHUNK], self.masks["val_loss"][i : i + CHUNK]
+            void = None if self.void is None else self.void[i : i + CHUNK]
+            count, terms = loss.count(mask, void), loss(model(images, mask), images, mask, void)
+            sums += torch.stack([*(terms[name] * count for name in loss.names), count.to(sums)])
+        return sums
+
+    def _psnr(self, model: MaskedAutoencoder, mask: Tensor) -> Tensor:
+        """Hole PSNR summed over the images, and their number, `(2,)`."""
+        sums = torch.zeros(2, device=self.images.device)
+        for i in range(0, len(self.images), CHUNK):
+            images, hidden = self.images[i : i + CHUNK], mask[i : i + CHUNK]
+            psnr = hole_psnr(model.reconstruct(images, hidden), images, mask_to_pixels(hidden, self.size, self.grid))
+            sums += torch.stack([psnr.clamp(max=PSNR_CAP).sum(), sums.new_tensor(len(psnr))])
+        return sums

@@ -101,8 +101,8 @@ def vgg19(
         'normalised' or 'imagenet' (see `maelib.vgg_weights`); 'random', drawn with `seed`; or the path of a
         .safetensors or .pth file in torchvision's layout.
     dtype : torch.dtype
-        Of its arithmetic and its maps; torch.bfloat16 is the faster one where `maelib.train.native_bf16` holds, and has
-        the range of float32.
+        Of its arithmetic and its maps; torch.bfloat16 is the faster one where `maelib.devices.native_bf16` holds, and
+        has the range of float32.
 
     Raises
     ------

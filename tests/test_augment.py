@@ -48,7 +48,7 @@ def test_voids_move_with_their_images(rotation, smallest, seed, size):
     voids = torch.rand(8, 24, 24, generator=generator) < 0.1
     images = voids[:, None].expand(8, 3, 24, 24).to(torch.uint8) * 255
     augment = Augment(rotation=rotation, scale=(smallest, 1.0), jitter=0)
-    moved, moved_voids = augment.with_voids(images, voids, size, seeded(seed))
+    moved, moved_voids = augment.apply_with_voids(images, voids, size, augment.draw(8, seeded(seed)))
     assert moved_voids.shape == (8, size, size)
     assert torch.equal(moved_voids, moved[:, 0] > 0)
     assert torch.equal(moved, augment(images, size, seeded(seed)))  # and the pictures are what they always were
@@ -86,6 +86,14 @@ def test_the_generator_decides():
     augment = Augment(rotation=10)
     assert torch.equal(augment(images, 16, seeded(1)), augment(images, 16, seeded(1)))
     assert not torch.equal(augment(images, 16, seeded(1)), augment(images, 16, seeded(2)))
+
+
+def test_a_part_of_the_random_numbers_serves_a_part_of_the_batch():
+    images = torch.randint(256, (6, 3, 16, 16), dtype=torch.uint8, generator=seeded())
+    augment = Augment(rotation=10, scale=(0.7, 1), jitter=0.2, hue=0.1)
+    drawn = augment.draw(6, seeded(1))
+    part = augment.apply(images[2:5], 16, {name: numbers[:, 2:5] for name, numbers in drawn.items()})
+    torch.testing.assert_close(part, augment(images, 16, seeded(1))[2:5])
 
 
 def test_another_size_comes_out_as_asked():

@@ -153,6 +153,7 @@ def test_the_sharpness_report_has_a_row_for_every_loss_on_every_set(tmp_path, fo
     monkeypatch.setattr(sharpness, "recipe", lambda config, loss, out: replace(few, out=out))
     sharpness.main(config)
     report = (tmp_path / "sharpness.md").read_text()
+    assert (tmp_path / "sharpness.png").stat().st_size > 1000
     for loss in losses:
         rows = re.findall(rf"^\| {re.escape(loss)} \| (.*) \|$", report, re.MULTILINE)
         assert len(rows) == 2, "drawn facades and photos"

@@ -2,7 +2,8 @@
 
 import json
 import pickle
-from dataclasses import replace
+import random
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -65,6 +66,29 @@ def test_a_truncated_file_is_refused(saved, keep):
     path.write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
     with pytest.raises(CheckpointError, match="is no whole safetensors file"):
         load_model(path)
+
+
+def test_no_turned_bit_goes_unnoticed(saved):
+    model, path = saved
+    data, rng = path.read_bytes(), random.Random(0)
+    header = 8 + int.from_bytes(data[:8], "little")
+    for bit in rng.sample(range(8 * header), 150) + rng.sample(range(8 * header, 8 * len(data)), 50):
+        broken = bytearray(data)
+        broken[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(broken)
+        try:
+            read = load_model(path)
+        except CheckpointError:
+            continue
+        assert bit < 8 * header  # such as a space, or the name of the checksum: what is read is what was written
+        assert read.config == model.config
+        assert all(torch.equal(a, b) for a, b in zip(read.parameters(), model.parameters(), strict=True))
+
+
+def test_files_from_before_there_were_checksums_are_read(saved):
+    model, path = saved
+    save_file(dict(model.state_dict()), path, {"maelib": json.dumps({"model": asdict(SMALL)})})
+    assert load_model(path).config == SMALL
 
 
 def test_a_pickle_is_refused_and_never_run(tmp_path):

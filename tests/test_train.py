@@ -112,15 +112,15 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(config, tmp_path, monkey
     half = replace(config, out=tmp_path / "half")
     calls = []
 
-    def ctrl_c(self, images, size, generator):
+    def ctrl_c(self, images, size, drawn):
         calls.append(1)
         if len(calls) == 4:
             signal.raise_signal(signal.SIGINT)
-        return original(self, images, size, generator)
+        return original(self, images, size, drawn)
 
-    original = Augment.__call__
+    original = Augment.apply
     with monkeypatch.context() as patch:
-        patch.setattr(Augment, "__call__", ctrl_c)
+        patch.setattr(Augment, "apply", ctrl_c)
         with pytest.raises(KeyboardInterrupt):
             train.train(half)
     load_model(half.out / "model.safetensors")  # usable as it is
@@ -134,7 +134,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(config, tmp_path, monkey
 def test_validation_is_fixed_and_apart_from_training(config, monkeypatch):
     train_images, val_images, _ = train.load_images(config)
     assert not set(train_images.names) & set(val_images.names)
-    monkeypatch.setattr(Augment, "__call__", None)  # validation never augments
+    monkeypatch.setattr(Augment, "apply", None)  # validation never augments
     model = MaskedAutoencoder(SMALL)
     loss = train.ReconstructionLoss(SMALL)
     images = to_float(val_images.__getitems__(range(len(val_images))))
@@ -294,9 +294,10 @@ def test_the_gradients_logged_are_those_of_the_terms_alone():
     prediction = torch.rand(2, 16, 192, generator=generator).requires_grad_()
     target, mask = torch.rand(2, 16, 192, generator=generator), torch.rand(2, 16, generator=generator) < 0.5
     terms = {"mse": masked_mse(prediction, target, mask), "sum": 3 * prediction.sum()}
-    norms = train._gradient_norms({"loss": 0.6 * terms["mse"] + 0.4 * terms["sum"], **terms}, prediction)
+    terms = {"loss": 0.6 * terms["mse"] + 0.4 * terms["sum"], **terms}
+    squares = train._squared_gradients(terms, prediction, torch.tensor(0.5))
     by_hand = (2 * (prediction - target)[mask] / (mask.sum() * 192)).norm().item()
-    assert norms == {"grad_mse": pytest.approx(by_hand), "grad_sum": pytest.approx(3 * prediction.numel() ** 0.5)}
+    assert (2 * squares.sqrt()).tolist() == [pytest.approx(by_hand), pytest.approx(3 * prediction.numel() ** 0.5)]
     assert prediction.grad is None  # and the step's own gradient is left alone
 
 
@@ -367,16 +368,16 @@ def test_a_run_with_wedges_goes_on_to_the_same_weights(config, wedged_folder, tm
     config = replace(config, data=wedged_folder, augment=Augment(rotation=5))
     whole = weights(train.train(config))
     half = replace(config, out=tmp_path / "half")
-    calls, original = [], Augment.with_voids
+    calls, original = [], Augment.apply_with_voids
 
-    def ctrl_c(self, images, voids, size, generator):
+    def ctrl_c(self, images, voids, size, drawn):
         calls.append(1)
         if len(calls) == 4:
             signal.raise_signal(signal.SIGINT)
-        return original(self, images, voids, size, generator)
+        return original(self, images, voids, size, drawn)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Augment, "with_voids", ctrl_c)
+        patch.setattr(Augment, "apply_with_voids", ctrl_c)
         with pytest.raises(KeyboardInterrupt):
             train.train(half)
     assert same(whole, weights(train.train(replace(half, resume=True))))
@@ -389,3 +390,129 @@ def test_drawn_pools_are_searched_for_wedges_too(config, monkeypatch, tmp_path):
     monkeypatch.setattr(train, "drawn_pool", lambda count, size, seed=0: train.Images(images, list("abcdef")))
     both = train.load_images(replace(config, data=None, drawn=6))
     assert all(part.voids is not None for part in both[:2])
+
+
+# ------------------------------------------------------------------------------------------------------------ faults
+
+
+def not_a_number_at(*steps):
+    """`ReconstructionLoss.__call__`, its terms NaN at these calls, counted from 1."""
+    calls, original = [], train.ReconstructionLoss.__call__
+
+    def call(self, prediction, images, mask, void=None):
+        terms = original(self, prediction, images, mask, void)
+        if torch.is_grad_enabled():  # not in validation
+            calls.append(1)
+        factor = torch.nan if torch.is_grad_enabled() and len(calls) in steps else 1.0
+        return {name: term * factor for name, term in terms.items()}
+
+    return call
+
+
+def test_a_loss_that_is_no_number_stops_with_step_images_and_the_last_good_checkpoint(config, monkeypatch):
+    monkeypatch.setattr(train.ReconstructionLoss, "__call__", not_a_number_at(5))
+    with pytest.raises(
+        FloatingPointError, match=r"step 5: loss nan; its images: \d\d.npy, .*step 3 in .*on-nan skip"
+    ) as e:
+        train.train(config)
+    epoch = train.StepSampler(range(len(train.load_images(config)[0])), 4, 6, 0, 4)
+    names = [train.load_images(config)[0].names[i] for i in next(iter(epoch))]
+    assert ", ".join(names) in str(e.value)
+    assert load_tensors(config.out / "state.safetensors")[1]["step"] == 3
+    assert all(tensor.isfinite().all() for tensor in weights(config.out / "model.safetensors").values())
+
+
+def test_such_a_step_is_left_out_when_asked_and_said_so(config, monkeypatch, capsys):
+    monkeypatch.setattr(train.ReconstructionLoss, "__call__", not_a_number_at(2, 5))
+    path = train.train(replace(config, on_nan="skip"))
+    assert all(tensor.isfinite().all() for tensor in weights(path).values())
+    said = capsys.readouterr().err
+    assert all(f"step {step}: loss nan; its images: " in said for step in (2, 5))
+    assert "; left out" in said
+    assert all(np.isfinite(row["train_loss"]) for row in read_log(config.out / "log.csv"))
+
+
+def test_leaving_out_every_step_is_given_up(config, monkeypatch):
+    monkeypatch.setattr(train.ReconstructionLoss, "__call__", not_a_number_at(*range(2, 99)))
+    with pytest.raises(FloatingPointError, match="step 22: loss nan"):
+        train.train(replace(config, steps=40, on_nan="skip", eval_every=40))
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "gone"])
+def test_a_damaged_state_is_told_of_and_the_one_before_is_used(config, tmp_path, capsys, damage):
+    whole = weights(train.train(replace(config, steps=9)))
+    half = replace(config, out=tmp_path / "half", steps=9)
+    train.train(replace(half, steps=6))
+    path = half.out / "state.safetensors"
+    data = bytearray(path.read_bytes())
+    if damage == "bit":
+        data[-100] ^= 4
+    path.write_bytes(data[:-9] if damage == "cut" else data)
+    if damage == "gone":
+        path.unlink()
+    capsys.readouterr()
+    resumed = train.train(replace(half, resume=True))
+    said = capsys.readouterr().err
+    assert ("going on from state-1.safetensors, step 3" in said) == (damage != "gone")
+    assert load_tensors(half.out / "state-1.safetensors")[1]["step"] == 6
+    # the rate depends on the length asked for, so the first six steps were others; from a rerun they are the same
+    again = replace(config, out=tmp_path / "again", steps=9)
+    train.train(replace(again, steps=6))
+    (again.out / "state.safetensors").unlink()
+    assert same(weights(train.train(replace(again, resume=True))), weights(resumed))
+    assert not same(whole, weights(resumed))
+
+
+def test_nothing_whole_to_resume_from_is_said_with_its_cure(config):
+    train.train(config)
+    for path in config.out.glob("state*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(
+        ValueError, match=r"holds no whole state .*state.safetensors is .*state-1.* start anew .*--init"
+    ):
+        train.train(replace(config, resume=True, steps=9))
+
+
+def test_the_last_states_and_the_best_model_are_kept(config, monkeypatch):
+    losses = iter([0.5, 0.2, 0.4, 0.3])
+    original = Validation.__call__
+    monkeypatch.setattr(
+        train.Validation, "__call__", lambda self, *args: original(self, *args) | {"val_loss": next(losses)}
+    )
+    train.train(replace(config, steps=8, eval_every=2, keep=3))
+    steps = {path.name: load_tensors(path)[1]["step"] for path in config.out.glob("*.safetensors")}
+    assert steps == {
+        "model.safetensors": 8, "best.safetensors": 4,
+        "state.safetensors": 8, "state-1.safetensors": 6, "state-2.safetensors": 4,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("fails", [{1}, {2}, {1, 2}])
+def test_a_full_disk_is_told_of_and_the_run_goes_on(config, monkeypatch, capsys, fails):
+    calls, original = [], train.save_run
+
+    def full(*args):
+        calls.append(1)
+        if len(calls) in fails:
+            raise OSError(28, "No space left on device")
+        original(*args)
+
+    monkeypatch.setattr(train, "save_run", full)
+    if 2 in fails:
+        with pytest.raises(OSError, match=rf"is of step {0 if 1 in fails else 3}: .*No space left.*--resume"):
+            train.train(config)
+        assert (config.out / "state.safetensors").exists() == (1 not in fails)
+    else:
+        train.train(config)
+        assert load_tensors(config.out / "state.safetensors")[1]["step"] == 6
+        assert "step 3: cannot write" in capsys.readouterr().err
+
+
+def test_other_settings_are_taken_when_they_are_meant(config):
+    train.train(config)
+    with pytest.raises(ValueError, match=r"lr 0.004 -> 0.001; .*or --changed to mean it"):
+        train.train(replace(config, resume=True, steps=8, lr=1e-3))
+    train.train(replace(config, resume=True, steps=8, lr=1e-3, changed=True))
+    assert read_config(config.out).lr == 1e-3
+    with pytest.raises(ValueError, match=r"optimizer muon -> adamw; resume with the same settings$"):
+        train.train(replace(config, resume=True, steps=9, optimizer="adamw", changed=True))

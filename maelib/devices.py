@@ -1,0 +1,45 @@
+"""What a run computes on, and how several processes share its batches."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from maelib.recipes import TrainConfig
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the device computes bf16 products natively, which is where bf16 is the faster precision."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities()
+        return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return False
+
+
+def make_accelerator(config: TrainConfig) -> "Accelerator":
+    """Device, precision, processes and tracker of a run, as configured or as its launcher says."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()  # an earlier run in this process may have used another precision
+    device = Accelerator().device
+    bf16 = config.precision == "bf16" or (config.precision == "auto" and native_bf16(device))
+    AcceleratorState._reset_state()
+    return Accelerator(mixed_precision="bf16" if bf16 else "no", log_with=config.track, project_dir=config.out)
+
+
+def batch_parts(config: TrainConfig, processes: int, rank: int) -> list[slice]:
+    """Which images of every batch a process takes, one slice for each of its forward passes."""
+    parts = processes * config.accumulate
+    if config.batch_size % parts:
+        raise ValueError(
+            f"batch_size {config.batch_size} cannot be shared by {processes} process(es) with accumulate "
+            f"{config.accumulate}; use a multiple of {parts}"
+        )
+    size = config.batch_size // parts
+    first = rank * config.accumulate
+    return [slice(i * size, (i + 1) * size) for i in range(first, first + config.accumulate)]

@@ -1,0 +1,137 @@
+"""Several processes learn what one would, and end well when one of them dies."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from unwedged import draw_unwedged
+
+from maelib import train
+from maelib.checkpoint import load_tensors
+from maelib.data import StepSampler
+from maelib.model import MAEConfig
+from maelib.recipes import TrainConfig
+from maelib.tracking import read_log
+
+SMALL = MAEConfig(img_size=32, embed_dim=32, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
+                  decoder_num_heads=1)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Facades of 32 px, a third with black triangles, so that hidden patches are not equally many everywhere."""
+    path = tmp_path_factory.mktemp("facades")
+    y, x = np.mgrid[:32, :32]
+    for i, image in enumerate(draw_unwedged(33, 32)):
+        if i % 3 == 0:
+            image[x - y > 8 + i % 5] = 0
+        np.save(path / f"{i:02d}.npy", image)
+    return path
+
+
+@pytest.fixture
+def config(folder, tmp_path) -> TrainConfig:
+    return TrainConfig(
+        out=tmp_path / "one", model=SMALL, data=folder, steps=50, batch_size=8, eval_every=1, precision="float32",
+        optimizer="adamw", lr=1e-3, mse_weight=0.6, perceptual_weight=0.01, vgg="random", vgg_layers=("relu1_1",),
+        val_share=0.2, mask_ratio=(0.2, 0.8),
+    )  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def words(config: TrainConfig, **more: object) -> list[str]:
+    """The command line's options for what `config` has that the defaults have not."""
+    options = {name: getattr(config, name) for name in TrainConfig.__dataclass_fields__ if name != "augment"}
+    model = options.pop("model")
+    options |= {name: getattr(model, name) for name in ("img_size", "embed_dim", "depth", "num_heads")}
+    options |= {name: getattr(model, name) for name in vars(model) if name.startswith("decoder")}
+    line = []
+    for name, value in (options | more).items():
+        flag = "--" + name.replace("_", "-")
+        if isinstance(value, bool):
+            line += [flag] if value else []
+        elif value is not None:
+            line += [flag, *map(str, value if isinstance(value, tuple) else (value,))]
+    return line
+
+
+LAUNCHERS = {
+    "torchrun": ["torch.distributed.run", "--nproc-per-node", "2", "--master-port"],
+    "accelerate launch": ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port"],
+}
+
+
+def start(launcher: str, config: TrainConfig, **more: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", *LAUNCHERS[launcher], str(free_port()), "-m", "maelib", "train"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    return subprocess.Popen(
+        [*command, *words(config, **more)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes_lose_what_one_loses(config, tmp_path, launcher):
+    two = replace(config, out=tmp_path / "two")
+    run = start(launcher, two)
+    one = load_tensors(train.train(config))[0]
+    said = run.communicate()[0]
+    assert run.returncode == 0, said[-3000:]
+    rows, others = (read_log(c.out / "log.csv") for c in (config, two))
+    assert len(rows) == len(others) == 50
+    for row, other in zip(rows, others, strict=True):
+        assert other == {name: pytest.approx(value, rel=1e-5, abs=1e-5) for name, value in row.items()}
+    weights = load_tensors(two.out / "model.safetensors")[0]
+    torch.testing.assert_close(weights, one, rtol=1e-3, atol=1e-4)
+    assert said.count("trained ") <= 2
+    assert {path.name for path in two.out.iterdir()} == {path.name for path in config.out.iterdir()}
+
+
+def test_accumulated_passes_learn_what_a_large_batch_learns(config, tmp_path):
+    whole = load_tensors(train.train(replace(config, steps=6)))[0]
+    parts = load_tensors(train.train(replace(config, steps=6, accumulate=4, out=tmp_path / "parts")))[0]
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+    rows, others = (read_log(path / "log.csv") for path in (config.out, tmp_path / "parts"))
+    for row, other in zip(rows, others, strict=True):
+        assert other == {name: pytest.approx(value, rel=1e-4) for name, value in row.items()}
+
+
+def test_the_parts_of_a_batch_are_all_of_it_and_each_image_comes_once():
+    whole = list(StepSampler(range(24), 8, 6, seed=3))
+    parts = [list(StepSampler(range(24), 8, 6, 3, part=part)) for part in (slice(0, 4), slice(4, 8))]
+    assert [a + b for a, b in zip(*parts, strict=True)] == whole
+    assert sorted(i for batch in whole[:3] for i in batch) == list(range(24))
+
+
+def test_a_batch_that_cannot_be_shared_is_named_with_its_cure(config):
+    with pytest.raises(ValueError, match=r"batch_size 8 cannot be shared by 1 process\(es\) with accumulate 3.*of 3"):
+        train.train(replace(config, accumulate=3))
+
+
+def test_a_process_that_dies_ends_the_run_with_a_good_checkpoint(config, tmp_path):
+    long = replace(config, steps=5000, eval_every=5, out=tmp_path / "long")
+    run = start("torchrun", long)
+    while not (long.out / "state.safetensors").exists():
+        assert run.poll() is None, run.communicate()[0][-3000:]
+        time.sleep(0.1)
+    children = subprocess.run(["pgrep", "-P", str(run.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    said = run.communicate(timeout=120)[0]
+    assert run.returncode != 0
+    assert "SIGKILL" in said
+    _, about = load_tensors(long.out / "state.safetensors")
+    assert about["step"] % 5 == 0
+    resumed = train.train(replace(long, resume=True, steps=about["step"] + 1))
+    assert load_tensors(resumed)[1]["step"] == about["step"] + 1
