@@ -146,8 +146,9 @@ def _rank_shifts(image: Tensor, visible: Tensor, source: Tensor, source_visible:
     score[correlate(1 - here, there) < 0.5] = torch.inf  # shows nothing in the hole
     if rows_only:
         score[1:] = torch.inf
-    score, best = score.flatten().topk(min(MAX_COPIES, score.numel()), largest=False)
-    best = best[score.isfinite()]
+    # A shift and its opposite often tie. Rounding makes ties exact and the stable sort breaks them alike on any CPU.
+    score, best = score.flatten().round(decimals=9).sort(stable=True)
+    best = best[score.isfinite()][:MAX_COPIES]
     shift = torch.stack([best // size[1], best % size[1]], dim=1)  # (K, 2), negative shifts wrapped round
     return torch.where(shift >= torch.tensor([height, width]), shift - torch.tensor(size), shift)
 
