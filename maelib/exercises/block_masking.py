@@ -169,6 +169,16 @@ EXERCISES = {
                 "The block begins at the first patch of the grid: begin at the last, bottom right.",
             ),
             (
+                lambda grid, count, width: (
+                    _corner(grid, count, width, from_the_end=False)
+                    .reshape(grid)
+                    .flip(0)
+                    .roll(grid[1] - width, 1)
+                    .flatten()
+                ),
+                "The partial line stands at the left of the block here: each line fills leftwards, from the right.",
+            ),
+            (
                 lambda grid, count, width: torch.arange(grid[0] * grid[1]) >= grid[0] * grid[1] - count,
                 "The last count patches run over the whole width: a line of the block is width patches long.",
             ),

@@ -39,6 +39,17 @@ def _waves(
     return positions
 
 
+def _by_columns(exponent: Callable[[Tensor, int], Tensor]) -> Callable[[int, int], Tensor]:
+    """Positions `(count, dim)` whose angles differ from column to column, not only from pair to pair."""
+
+    def positions(count: int, dim: int) -> Tensor:
+        column = torch.arange(dim)
+        angles = torch.arange(count)[:, None] * 10000.0 ** -exponent(column, dim)  # (count, dim)
+        return torch.where(column % 2 == 0, angles.sin(), angles.cos())
+
+    return positions
+
+
 def _overlapping() -> list[tuple]:
     """Patches `(N, C, p, p)` of a grid of 2 x 3 that starts a new patch every 3 pixels, though each is 4 wide."""
     return [(torch.rand(6, 2, 4, 4, generator=Generator().manual_seed(2)), 3, (2, 3))]
@@ -152,6 +163,14 @@ EXERCISES = {
             (
                 _waves(slower=2),
                 "The waves slow down half as fast as they should: there are dim / 2 of them, so divide k by dim / 2.",
+            ),
+            (
+                _by_columns(lambda column, dim: column / dim),
+                "Sine and cosine of a pair share one angle: column 2k + 1 takes that of column 2k.",
+            ),
+            (
+                _by_columns(lambda column, dim: 2 * column / dim),
+                "The exponent counts columns: count pairs, so that columns 2k and 2k + 1 both have the angle of k.",
             ),
             (_waves(first=1), "The places start at 1 here: they start at 0."),
             (

@@ -41,7 +41,7 @@ EXERCISES = {
         mistakes=(
             (lambda mask: 1 - mask.float().mean(dim=1), "These are the visible shares: True means hidden."),
             (lambda mask: mask.sum(dim=1), "These are counts: divide by the number of patches, mask.shape[1]."),
-            (lambda mask: mask.float().mean(), "One share for the whole batch: with dim=1 you get one a row."),
+            (lambda mask: mask.float().mean(), "One share for the whole batch: dim=1 gives one for each row."),
             (lambda mask: mask.float().mean(dim=0), "This averages over the batch: patches run along dim=1."),
             (lambda mask: mask.mean(dim=1), "Bools have no mean: turn them into numbers first, mask.float()."),
         ),
@@ -89,6 +89,13 @@ EXERCISES = {
                     -10 * ((predictions - images) ** 2)[hole[:, None].expand_as(images)].mean().log10()
                 ),
                 "One number for the whole batch: keep dim 0, one number a picture.",
+            ),
+            (
+                lambda images, predictions, hole: (
+                    (-10 * ((predictions - images) ** 2).log10() * hole[:, None]).mean(dim=1).sum(dim=(1, 2))
+                    / hole.sum(dim=(1, 2))
+                ),
+                "Decibels are averaged here: average the squared error first, then take the logarithm.",
             ),
             (_psnr_with(10), "The sign is turned round: a small error means many decibels."),
             (_psnr_with(-10, torch.log), "This is the natural logarithm: decibels are made with log10."),
