@@ -49,7 +49,7 @@ class SharpnessConfig:
     """folder of other real photos to score on"""
     losses: tuple[Literal[tuple(LOSSES)], ...] = tuple(LOSSES)
     """which losses"""
-    steps: int = 300
+    steps: int = 200
     """steps of 32 images"""
     size: int = 64
     """side of the images in pixels"""
