@@ -10,16 +10,22 @@ from maelib.losses import masked_mse
 
 
 class _Small(nn.Module):
-    """A model `(B, N, P) -> (B, N, P)` small enough to look through."""
+    """A model `(B, N, P) -> (B, N, P)` small enough to look through, with gradients of 1 left by a step before.
 
-    def __init__(self) -> None:
+    Of a batch it takes at most `rows` images at a time, as a small memory would.
+    """
+
+    def __init__(self, rows: int) -> None:
         super().__init__()
-        self.linear = nn.Linear(4, 4)
+        self.linear, self.rows = nn.Linear(4, 4), rows
         with torch.no_grad():
             for i, parameter in enumerate(self.parameters()):
                 parameter.copy_(torch.rand(parameter.shape, generator=Generator().manual_seed(i)) - 0.5)
+                parameter.grad = torch.ones_like(parameter)
 
     def forward(self, patches: Tensor, mask: Tensor) -> Tensor:
+        if len(patches) > self.rows:
+            raise ValueError(f"{len(patches)} images at once; hand over at most rows = {self.rows}")
         return self.linear(patches * ~mask[..., None])
 
 
@@ -27,7 +33,7 @@ def _accumulations() -> list[tuple]:
     """A model, patches `(B, N, P)`, a mask whose rows hide different numbers of patches, and how many rows a piece."""
     patches = torch.rand(6, 8, 4, generator=Generator().manual_seed(9))
     mask = torch.arange(8) < torch.tensor([[1], [2], [7], [6], [3], [1]])
-    return [(_Small(), patches[:5], mask[:5], 2), (_Small(), patches, mask, 3)]
+    return [(_Small(2), patches[:5], mask[:5], 2), (_Small(3), patches, mask, 3)]
 
 
 def _gradient(model: nn.Module) -> Tensor:
@@ -35,9 +41,9 @@ def _gradient(model: nn.Module) -> Tensor:
 
 
 def _whole(model: nn.Module, patches: Tensor, mask: Tensor, rows: int) -> Tensor:
-    """The gradient of the batch in one piece, flat."""
+    """The gradient of the batch in one piece, flat; `linear` by itself takes all images at once."""
     model.zero_grad()
-    masked_mse(model(patches, mask), patches, mask).backward()
+    masked_mse(model.linear(patches * ~mask[..., None]), patches, mask).backward()
     return _gradient(model)
 
 
@@ -206,7 +212,7 @@ EXERCISES: dict[str, Exercise] = {
     "08.6": Exercise(
         cases=_accumulations,
         solution=_whole,
-        praise="A batch of any size on a device of any size, to the last digit of the same gradient.",
+        praise="A large batch on a small device: the same gradient, but for rounding.",
         mistakes=(
             (
                 _pieces(lambda hidden, mask, pieces: 1 / pieces),
@@ -223,6 +229,10 @@ EXERCISES: dict[str, Exercise] = {
             (
                 _pieces(_share, forget=True),
                 "Only the last piece is left: backward adds to .grad, so clear it once, before the loop.",
+            ),
+            (
+                lambda *a: _whole(*a) + 1,
+                "What was in .grad before is added in: call model.zero_grad() once, before the loop.",
             ),
             (
                 _pieces(lambda hidden, mask, pieces: float(hidden.sum())),
