@@ -72,17 +72,20 @@ def _structure(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
 
 
 def _repeating() -> list[tuple[Tensor, Tensor, int]]:
-    """Two pictures `(C, H, W)` that repeat, a hole `(H, W)` with rubbish in it, and the least shift.
+    """Three pictures `(C, H, W)` that repeat, a hole `(H, W)` with rubbish in it, and the least shift.
 
-    The first repeats every 5 px down and 4 across, and brightens slightly to the right. The second is smooth.
+    The first repeats every 5 px down and 4 across, and brightens slightly to the right. The second is smooth. The
+    third repeats 5 px down and 3 to the left.
     """
     generator = Generator().manual_seed(1)
     first = torch.rand(3, 5, 4, generator=generator).repeat(1, 4, 6) + 0.0005 * torch.arange(24)
     first = first + 0.02 * torch.rand(3, 20, 24, generator=generator)
     y, x = torch.arange(16)[:, None], torch.arange(24)
     second = (0.3 * torch.sin(2 * torch.pi * x / 8) + 0.3 * torch.sin(y / 6) + 0.01 * x).expand(3, 16, 24)
+    y, x = torch.arange(20)[:, None], torch.arange(24)
+    third = torch.rand(3, 5, 16, generator=generator)[:, y % 5, (x + 3 * (y // 5)) % 16]
     cases = []
-    for image, top, left in ((first, 6, 9), (second, 3, 10)):
+    for image, top, left in ((first, 6, 9), (second, 3, 10), (third, 6, 9)):
         hole = torch.zeros(image.shape[1:], dtype=torch.bool)
         hole[top : top + 7, left : left + 8] = True
         rubbish = torch.rand(image.shape, generator=generator) + 2 * torch.linspace(0, 1, image.shape[2])
@@ -116,14 +119,15 @@ def _best(
 
 
 def _methods() -> list[tuple[Tensor]]:
-    """PSNRs `(M, n)` for which choosing on the first half, on the second or on all gives different methods."""
+    """PSNRs `(M, n)`: choosing on the first half, on the second or on all gives other methods; then one wins all."""
     shared, own = (
         torch.randn(12, generator=Generator().manual_seed(0)),
         torch.randn(4, 12, generator=Generator().manual_seed(1)),
     )
     psnr = 18 + 2 * shared + 0.3 * own
     lead = torch.tensor([[1.0, 0.2], [0.1, 1.4], [0.0, 1.1], [0.6, 0.9]])  # on the first half, on the second
-    return [(psnr + lead.repeat_interleave(6, dim=1),)]
+    psnr = psnr + lead.repeat_interleave(6, dim=1)
+    return [(psnr,), (psnr + torch.tensor([[2.0], [0], [0], [0]]),)]
 
 
 def _lead(choose: Tensor, judge: Tensor, rivals: Tensor | None = None) -> Tensor:
@@ -136,6 +140,11 @@ def _lead(choose: Tensor, judge: Tensor, rivals: Tensor | None = None) -> Tensor
 
 def _halves(psnr: Tensor) -> tuple[Tensor, Tensor]:
     return psnr[:, : psnr.shape[1] // 2], psnr[:, psnr.shape[1] // 2 :]
+
+
+def _against_itself(psnr: Tensor) -> Tensor:
+    first, second = _halves(psnr)
+    return _paired(*(second[int(half.mean(dim=1).argmax())] for half in (first, second)))
 
 
 def _unpaired_lead(psnr: Tensor) -> Tensor:
@@ -226,6 +235,12 @@ EXERCISES = {
                 "Long in one direction is enough: max(abs(dy), abs(dx)) > least.",
             ),
             (
+                lambda image, hole, least: _best(
+                    image, hole, allowed=lambda dy, dx: dx >= 0 and max(abs(dy), abs(dx)) > LEAST
+                ),
+                "Shifts to the left are missing: with dy > 0, dx may be negative.",
+            ),
+            (
                 lambda image, hole, least: _best(image, hole).flip(0),
                 "The order is turned round: dy, down, comes first.",
             ),
@@ -252,6 +267,10 @@ EXERCISES = {
             (
                 lambda psnr: _lead(*_halves(psnr), _halves(psnr)[0]),
                 "The rival was chosen on the first half: take the best of the others on the second.",
+            ),
+            (
+                _against_itself,
+                "The chosen method is its own rival here: leave it out, and take the best of the others.",
             ),
             (_unpaired_lead, "The error is unpaired: take the standard deviation of the differences, image by image."),
         ),

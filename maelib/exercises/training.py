@@ -40,6 +40,12 @@ def _cosine_cut_at_the_floor(steps: int, rising: int, floor: float) -> list[floa
     return plain[:rising] + [max(value, floor) for value in plain[rising:]]
 
 
+def _cosine_of(steps: int, rising: int, floor: float, late: int, length: int) -> list[float]:
+    """The rise, then a cosine that starts `late` steps on and takes `length` steps to the floor."""
+    fall = [_cosine((step + late) / length) for step in range(steps - rising)]
+    return _schedule(steps, rising, floor)[:rising] + [floor + (1 - floor) * value for value in fall]
+
+
 # ------------------------------------------------------------------------------------------------------------- means
 
 
@@ -79,7 +85,8 @@ def _trainable(model: nn.Module) -> int:
 
 def _groups() -> list[tuple[Tensor, list[int], int]]:
     """Group number of each image, the order in which groups are drawn, how many images validation wants."""
-    return [(torch.tensor([0, 0, 1, 2, 2, 2, 3, 4, 4]), [3, 2, 0, 4, 1], 3)]
+    groups = torch.tensor([0, 0, 1, 2, 2, 2, 3, 4, 4])
+    return [(groups, [3, 2, 0, 4, 1], 3), (groups, [3, 2, 0, 4, 1], 4)]  # one too many, and exactly as many
 
 
 def _in_validation(groups: Tensor, order: list[int], wanted: int) -> Tensor:
@@ -119,7 +126,7 @@ def _interrupted() -> list[tuple]:
 
 def _adamw(
     weight: Tensor, gradients: Tensor, state: dict, lr: float, decay: float,
-    corrected: bool = True, coupled: bool = False, once: bool = False,
+    corrected: bool = True, coupled: bool = False, once: bool = False, overwritten: bool = False,
 ) -> Tensor:  # fmt: skip
     """AdamW (Loshchilov and Hutter 2019, algorithm 2) from where `state` stands."""
     step, m, v = state["step"], state["m"], state["v"]
@@ -132,6 +139,8 @@ def _adamw(
         scale = (1 - 0.9**step, 1 - 0.999**step) if corrected else (1, 1)
         kept = weight if coupled else (1 - lr * decay) * weight
         weight = kept - lr * (m / scale[0]) / ((v / scale[1]).sqrt() + 1e-8)
+        if overwritten:
+            m, v = m / scale[0], v / scale[1]
     return weight
 
 
@@ -175,6 +184,14 @@ EXERCISES = {
             (
                 _cosine_from_the_start,
                 "The rise is right, but the cosine has run since step 0: it must start at 1 when the rise has ended.",
+            ),
+            (
+                lambda steps, rising, floor: _cosine_of(steps, rising, floor, 1, steps - rising),
+                "The cosine runs a step ahead: at step `rising` it starts, and is still 1.",
+            ),
+            (
+                lambda steps, rising, floor: _cosine_of(steps, rising, floor, 0, steps - rising - 1),
+                "The last step has the floor; the cosine would reach it a step later, at step `steps`.",
             ),
             (
                 _with_a_dead_step,
@@ -241,6 +258,10 @@ EXERCISES = {
                 "Validation gets less than it wants: take groups until it has at least `wanted`.",
             ),
             (
+                lambda groups, order, wanted: _in_validation(groups, order, wanted + 1),
+                "With exactly `wanted` images validation has enough: stop there.",
+            ),
+            (
                 lambda groups, order, wanted: torch.isin(groups, torch.tensor(order[:wanted])),
                 "These are `wanted` groups; `wanted` counts images.",
             ),
@@ -282,8 +303,18 @@ EXERCISES = {
                 "The corrections are missing: divide m by 1 - 0.9**step and v by 1 - 0.999**step.",
             ),
             (
+                lambda weight, gradients, state, lr, decay: _adamw(
+                    weight, gradients, state, lr, decay, overwritten=True
+                ),
+                "The corrected m and v went into the next step: correct copies, and let m and v go on as they were.",
+            ),
+            (
                 lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, decay, coupled=True),
                 "The decay went through the gradient (Adam); AdamW shrinks the weight itself, by 1 - lr * decay.",
+            ),
+            (
+                lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, decay / lr),
+                "The weights shrink by 1 - decay: the rate belongs to it, 1 - lr * decay.",
             ),
             (
                 lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, 0),
