@@ -80,7 +80,9 @@ def show_images(
         raise ValueError("rows hold no picture; pass at least one row with one picture")
     aspect = max(a.shape[1] / a.shape[0] for row in arrays for a in row)
     with style():
-        size = (columns * height * aspect * 1.04 + 0.9 * bool(row_titles), len(arrays) * height * 1.04 + 0.3)
+        lines = max((title.count("\n") for title in titles), default=0)
+        above = 0.3 + 0.2 * lines
+        size = (columns * height * aspect * 1.04 + 0.9 * bool(row_titles), len(arrays) * height * 1.04 + above)
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(len(arrays), columns, squeeze=False)
         for axis in axes.flat:

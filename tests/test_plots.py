@@ -56,6 +56,15 @@ def test_show_images_shows_the_colours_it_was_given():
     assert {(255, 0, 0), (0, 0, 255), (128, 128, 128), (255, 255, 255)} <= large
 
 
+@pytest.mark.parametrize("title", ["one line", "two\nlines", "three\nlines\nhere"])
+def test_titles_lie_inside_the_figure(title):
+    figure = show_images([[torch.zeros(3, 8, 8)] * 2], [title, title], height=1.5)
+    figure.draw_without_rendering()
+    for axis in figure.axes:
+        assert axis.title.get_window_extent().y1 <= figure.bbox.y1
+        assert axis.get_window_extent().height > 0.9 * 1.5 * figure.dpi  # not at the cost of the picture
+
+
 def test_show_images_labels_columns_and_rows():
     figure = show_images([torch.zeros(2, 3, 8, 8)] * 3, titles=["truth", "hole"], row_titles=["a", "b", "c"])
     assert [axis.get_title() for axis in figure.axes[:2]] == ["truth", "hole"]
