@@ -51,6 +51,10 @@ class Augment:
         """Images `(B, C, H, W)` uint8 to augmented floats `(B, C, size, size)` in [0, 1]."""
         return self.apply(images, size, self.draw(len(images), generator))
 
+    def with_voids(self, images: Tensor, voids: Tensor, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """The same, and where void `(B, H, W)` bool has gone, `(B, size, size)`: every pixel with any void in it."""
+        return self.apply_with_voids(images, voids, size, self.draw(len(images), generator))
+
     def draw(self, count: int, generator: Generator) -> Drawn:
         """Random numbers for `count` images, a column for each: some of the columns serve some of the images."""
         drawn = {"place": torch.rand(5, count, generator=generator)}
@@ -65,7 +69,7 @@ class Augment:
         return self._recolour(self._move(to_float(images), size, drawn["place"]), drawn)
 
     def apply_with_voids(self, images: Tensor, voids: Tensor, size: int, drawn: Drawn) -> tuple[Tensor, Tensor]:
-        """The same, and where void `(B, H, W)` bool has gone, `(B, size, size)`: every pixel with any void in it."""
+        """What `with_voids` does, with numbers that `draw` gave."""
         x = self._move(torch.cat([to_float(images), voids[:, None].float()], dim=1), size, drawn["place"])
         return self._recolour(x[:, :-1], drawn), x[:, -1] > 0
 

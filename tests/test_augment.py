@@ -48,7 +48,7 @@ def test_voids_move_with_their_images(rotation, smallest, seed, size):
     voids = torch.rand(8, 24, 24, generator=generator) < 0.1
     images = voids[:, None].expand(8, 3, 24, 24).to(torch.uint8) * 255
     augment = Augment(rotation=rotation, scale=(smallest, 1.0), jitter=0)
-    moved, moved_voids = augment.apply_with_voids(images, voids, size, augment.draw(8, seeded(seed)))
+    moved, moved_voids = augment.with_voids(images, voids, size, seeded(seed))
     assert moved_voids.shape == (8, size, size)
     assert torch.equal(moved_voids, moved[:, 0] > 0)
     assert torch.equal(moved, augment(images, size, seeded(seed)))  # and the pictures are what they always were
