@@ -131,10 +131,10 @@ FAULTS = [
         ("04",),
     ),
     Fault(
-        "the learning rate starts without warm-up",
+        "the learning rate never falls",
         "optim",
-        "if step < rising:",
-        "if step < 0:",
+        "return 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))",
+        "return 1.0",
         ("05",),
     ),
     Fault(

@@ -118,17 +118,20 @@ def run_and_move(lab: tuple[str, str, Path], browser: object, notebook: nbformat
         page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
         page.wait_for_function(
             """count => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]
-                .filter(prompt => /^\\[\\d+\\]:$/.test(prompt.innerText)).length == count""",
+                .filter(prompt => /^\\[\\d+\\]:$/.test(prompt.textContent.trim())).length == count""",
             arg=sum(cell.cell_type == "code" for cell in notebook.cells),
         )
-        output = page.locator(".jp-Notebook .jp-Cell").nth(place).locator(".jp-Cell-outputArea")
+        cell = page.locator(".jp-Notebook .jp-Cell").nth(place)
+        cell.scroll_into_view_if_needed()  # what is out of sight is not laid out
+        output = cell.locator(".jp-Cell-outputArea")
         picture = output.locator("img.widget-image").first
         picture.wait_for()
         picture.scroll_into_view_if_needed()
         page.wait_for_timeout(500)  # lets the page settle, so that the first change is ours
         before = picture.screenshot()
-        move(page, output)
-        for _ in range(patience // 250):
+        for i in range(patience // 250):
+            if i % 20 == 0:  # once more every 5 s: some steps of a slider have no picture, and say so instead
+                move(page, output)
             if picture.screenshot() != before:
                 break
             page.wait_for_timeout(250)
