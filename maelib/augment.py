@@ -105,7 +105,6 @@ class Augment:
 def hue_turns(turns: Tensor) -> Tensor:
     """Matrices `(B, 3, 3)` that turn colours about the axis of greys by `turns` `(B,)` of the colour circle."""
     channel = torch.arange(3)
-    kept = (
-        1 + 2 * (2 * torch.pi * (turns[:, None] - channel / 3)).cos()
-    ) / 3  # (B, 3): a third of a turn: red is green
+    angle = 2 * torch.pi * (turns[:, None] - channel / 3)  # a third of a turn: red is green
+    kept = (1 + 2 * angle.cos()) / 3  # (B, 3)
     return kept[:, (channel[:, None] - channel) % 3]  # (B, 3) -> (B, 3, 3)

@@ -41,7 +41,7 @@ if output:
     if not address and not wheels:
         raise SystemExit("Upload the wheel made by `make wheel`, or fill in the repository's address above.")
     keep = [f"{{name}}=={{importlib.metadata.version(name)}}" for name in ("torch", "torchvision", "numpy")]
-    source = wheels[-1] if wheels else "git+" + address
+    source = f"{{wheels[-1]}}[classical]" if wheels else f"maelib[classical] @ git+{{address}}"
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", source, *keep], check=True)
     output.enable_custom_widget_manager()
 """
