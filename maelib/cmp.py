@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from maelib.data import Images, read_folder
+from maelib.data import Images, photo_names, read_folder
 from maelib.downloads import extract_zip, fetch
-from maelib.photos import PHOTO_SUFFIXES, PhotoError, read_photo
+from maelib.photos import PhotoError, read_photo
 
 BASE_URL = "https://cmp.felk.cvut.cz/~tylecr1/facade"
 PARTS = ("base", "extended")
@@ -78,9 +78,7 @@ def read_photos(folder: Path, size: int, skip_bad: bool = False) -> tuple[Images
 
     Every other folder is read by `maelib.data.read_folder`; errors are those of the two.
     """
-    folder = Path(folder)
-    photos = [path for path in folder.glob("*") if path.suffix.lower() in PHOTO_SUFFIXES]
-    if not cmp_photos(folder) or not all(path.name.startswith("cmp_") for path in photos):
+    if not all(name.startswith("cmp_") for name in photo_names(folder)) or not cmp_photos(folder):
         return read_folder(folder, size, skip_bad)
     images, _, skipped = _read(folder, size, skip_bad, with_labels=False)
     return images, skipped

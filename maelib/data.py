@@ -5,8 +5,9 @@ A dataset holds uint8 images `(C, H, W)` and hands out whole batches; augmentati
 
 import hashlib
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from maelib.masking import mask_from_pixels
 from maelib.photos import PHOTO_SUFFIXES, PhotoError, read_photo
 from maelib.wedges import find_wedges
 
+MOST_BITS = 7  # by so many of 64 may the difference hashes of near-duplicates differ
 TEST_SEEDS = range(900_000_000, 900_000_256)  # never drawn for training; see maelib.evaluate
 
 
@@ -32,9 +34,10 @@ class Images(Dataset):
 
     def __init__(self, images: np.ndarray, names: Sequence[str], voids: np.ndarray | None = None) -> None:
         self.images, self.names, self.voids = images, list(names), voids
+        self.left_out: dict[str, str] = {}  # of those read when needed (see maelib.large_folder): why, by name
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.names)
 
     def __getitems__(self, indices: list[int]) -> Tensor:
         """A batch `(B, C, H, W)` uint8; the loader's `collate_fn` has nothing left to do."""
@@ -69,22 +72,47 @@ class Images(Dataset):
         voids = np.concatenate(voids)
         return Images(self.images, self.names, voids if voids.any() else None)
 
-    def __add__(self, other: "Images") -> "Images":
-        """Both together, in memory."""
-        voids = None
-        if self.voids is not None or other.voids is not None:
-            voids = np.concatenate([part._packed_voids() for part in (self, other)])
-        return Images(np.concatenate([self.images, other.images]), self.names + other.names, voids)
-
-    def _packed_voids(self) -> np.ndarray:
-        count, height, width = self.images.shape[:3]
-        return np.zeros((count, height, -(-width // 8)), np.uint8) if self.voids is None else self.voids
+    def __add__(self, other: "Images") -> "Joined":
+        """Both, one after the other."""
+        return Joined(self, other)
 
     def subset(self, indices: Sequence[int]) -> "Images":
         """A dataset of its own, so that nothing set on one part of a split reaches the other."""
         indices = np.asarray(indices, dtype=int)
         voids = None if self.voids is None else self.voids[indices]
         return Images(self.images[indices], [self.names[i] for i in indices], voids)
+
+
+class Joined(Images):
+    """Images of several datasets, one after the other, each left where it is."""
+
+    def __init__(self, *parts: Images) -> None:
+        self.parts, self.names = parts, [name for part in parts for name in part.names]
+        self.starts = np.cumsum([0, *(len(part) for part in parts)])
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        return {name: why for part in self.parts for name, why in list(part.left_out.items())}
+
+    def __getitems__(self, indices: list[int]) -> Tensor:
+        return self.batch(indices)[0]
+
+    def batch(self, indices: list[int]) -> tuple[Tensor, Tensor | None]:
+        indices = np.asarray(indices)
+        owner = np.searchsorted(self.starts, indices, side="right") - 1
+        images, voids = None, None
+        for number in np.unique(owner):
+            here = torch.from_numpy(owner == number)
+            some, holes = self.parts[number].batch(list(indices[owner == number] - self.starts[number]))
+            images = some.new_empty(len(indices), *some.shape[1:]) if images is None else images
+            images[here] = some
+            if holes is not None:
+                voids = holes.new_zeros(len(indices), *holes.shape[1:]) if voids is None else voids
+                voids[here] = holes
+        return images, voids
+
+    def with_wedges(self, patch_size: int = 1) -> "Joined":
+        return Joined(*(part.with_wedges(patch_size) for part in self.parts))
 
 
 def epoch_indices(count: int, drawn: int, share: float) -> np.ndarray:
@@ -133,17 +161,51 @@ class StepSampler(Sampler[list[int]]):
             yield batch[self.part]
 
 
+def prefetch(images: Images, sampler: StepSampler, threads: int = 4) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The sampler's batches (see `Images.batch`), in its order, read by threads while earlier ones are learnt from.
+
+    Threads, not processes: reading is waiting, and decoders work outside Python's lock; nothing is copied, nothing is
+    left behind, and there is one list of files.
+    """
+    pool, queue = ThreadPoolExecutor(threads), deque()
+    try:
+        for indices in sampler:
+            queue.append(pool.submit(images.batch, indices))
+            if len(queue) > threads:
+                yield queue.popleft().result()
+        while queue:
+            yield queue.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def resize_to_square(photo: np.ndarray, size: int) -> np.ndarray:
     """Crop the centre square of uint8 `(H, W, 3)` and resample it (antialiased) to `(size, size, 3)`."""
     from PIL import Image
 
     height, width = photo.shape[:2]
+    if height == width == size:
+        return photo
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = Image.fromarray(photo[top : top + side, left : left + side])
     return np.asarray(
         square.resize((size, size), Image.Resampling.LANCZOS if side > size else Image.Resampling.BICUBIC)
     )
+
+
+def photo_names(folder: Path) -> list[str]:
+    """Names of a folder's `.npy` arrays and photos, sorted.
+
+    Raises
+    ------
+    FileNotFoundError
+        When the folder does not exist.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"folder {folder} does not exist; give one with .npy arrays or photos")
+    return sorted(name for name in os.listdir(folder) if name.lower().endswith(PHOTO_SUFFIXES))
 
 
 def read_folder(folder: Path, size: int, skip_bad: bool = False) -> tuple[Images, list[str]]:
@@ -164,15 +226,11 @@ def read_folder(folder: Path, size: int, skip_bad: bool = False) -> tuple[Images
     PhotoError
         At the first bad file, unless `skip_bad`.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"folder {folder} does not exist; give one with .npy arrays or photos")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)
     photos, names, skipped = [], [], []
-    for path in paths:
+    for name in photo_names(folder):
         try:
-            photos.append(resize_to_square(read_photo(path), size))
-            names.append(path.name)
+            photos.append(resize_to_square(read_photo(Path(folder) / name), size))
+            names.append(name)
         except PhotoError as error:
             if not skip_bad:
                 raise
@@ -238,16 +296,20 @@ def _draw_chunks(seeds: list[int], size: int, workers: int | None) -> Iterator[t
         yield from zip(starts, tqdm(drawn, "drawing facades", len(chunks), unit="chunk"), strict=True)
 
 
-def near_duplicates(images: Images, most_bits: int = 7) -> np.ndarray:
+def difference_hash(images: Tensor) -> np.ndarray:
+    """8 bytes each, `(B, 8)`, for images `(B, C, H, W)`: is a pixel of the 9 x 8 thumbnail brighter than the next?"""
+    grey = images.float().mean(1, keepdim=True)
+    thumbs = F.interpolate(grey, size=(8, 9), mode="area")[:, 0]  # (B, 1, H, W) -> (B, 8, 9)
+    return np.packbits((thumbs[:, :, 1:] > thumbs[:, :, :-1]).flatten(1).numpy(), axis=1)
+
+
+def near_duplicates(images: Images, most_bits: int = MOST_BITS) -> np.ndarray:
     """Group number `(N,)` of each image; near-duplicates share one.
 
-    Two images are near-duplicates when the 64 bits of their difference hash (is a pixel of the 9 x 8 thumbnail
-    brighter than its right neighbour?) differ in at most `most_bits` places. Such a pair agrees in at least one
-    of 8 bytes, so only images that share a byte are compared.
+    Two images are near-duplicates when the 64 bits of their difference hashes differ in at most `most_bits` places.
+    Such a pair agrees in at least one of 8 bytes, so only images that share a byte are compared.
     """
-    grey = torch.cat([images.__getitems__([i]).float().mean(1, keepdim=True) for i in range(len(images))])
-    thumbs = F.interpolate(grey, size=(8, 9), mode="area")[:, 0]  # (N, 1, H, W) -> (N, 8, 9)
-    codes = np.packbits((thumbs[:, :, 1:] > thumbs[:, :, :-1]).flatten(1).numpy(), axis=1)  # (N, 8) bytes
+    codes = np.concatenate([difference_hash(images.__getitems__([i])) for i in range(len(images))])
     group = np.arange(len(codes))
     for i, code in enumerate(codes):
         rivals = i + 1 + np.flatnonzero((codes[i + 1 :] == code).any(axis=1))

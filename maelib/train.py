@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
-from torch.utils.data import DataLoader
 
 from maelib import weights
 from maelib.augment import to_float
 from maelib.cmp import read_photos
-from maelib.data import Images, StepSampler, drawn_pool, epoch_indices, split
+from maelib.data import Images, StepSampler, drawn_pool, epoch_indices, photo_names, prefetch, split
 from maelib.devices import batch_parts, make_accelerator
 from maelib.evaluate import HOLES
 from maelib.files import write_atomic
+from maelib.large_folder import LARGE, FileImages
 from maelib.losses import ReconstructionLoss
 from maelib.masking import MASKS, keep_out, mask_from_pixels
 from maelib.model import MaskedAutoencoder
@@ -39,6 +39,7 @@ from maelib.vgg import vgg19
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from tqdm import tqdm
 
 VALIDATION_SEED = 899  # of the drawn pool that no training draws from
 MOST_SKIPPED = 20  # steps in a row that --on-nan skip leaves out: after so many the weights themselves are no numbers
@@ -53,8 +54,13 @@ def load_images(config: TrainConfig) -> tuple[Images, Images, list[str]]:
             raise ValueError("drawn 0 and no data folder leave nothing to learn from; give one of them")
         train_images, val_images = drawn_pool(drawn, size), drawn_pool(config.val_images, size, VALIDATION_SEED)
     else:
-        images, skipped = read_photos(config.data, size, config.skip_bad)
-        train_images, val_images = split(images, config.val_share, config.seed)
+        names = photo_names(config.data)
+        if len(names) > LARGE:
+            images = FileImages(config.data, names, size)
+            train_images, val_images = images.split(config.val_share, config.seed, config.val_images)
+        else:
+            images, skipped = read_photos(config.data, size, config.skip_bad)
+            train_images, val_images = split(images, config.val_share, config.seed)
         if drawn:
             train_images = train_images + drawn_pool(drawn, size)
     if config.wedges:
@@ -105,7 +111,7 @@ class _Run:
             raise ValueError(
                 f"{config.out} is at step {self.done} already, beyond steps {config.steps}; ask for more steps"
             )
-        self.saved, self.skipped, self.trouble = self.done, 0, None
+        self.saved, self.skipped, self.trouble, self.complaints = self.done, 0, None, 0
         with self.accelerator.main_process_first():  # what is fetched or drawn is fetched or drawn once
             self.loss = make_loss(config, self.accelerator)
             self.images, val_images, skipped = load_images(config)
@@ -248,6 +254,27 @@ class _Run:
             return False
         return True
 
+    def tell(self, bar: "tqdm") -> None:
+        """Write what there is to say above the progress display."""
+        while self.notes:
+            bar.write(self.notes.pop(0), file=sys.stderr)
+
+    def complain(self) -> None:
+        """Note the files found unusable since the last call."""
+        told = list(self.images.left_out.values())
+        self.notes += [f"left out: {why}" for why in told[self.complaints :]]
+        self.complaints = len(told)
+
+    def list_left_out(self) -> None:
+        """Leave a list of all files that were found unusable on the way, by whichever process."""
+        from accelerate.utils import gather_object
+
+        whys = dict(gather_object(list(self.images.left_out.items())))
+        if whys and self.is_main:
+            path, some = self.config.out / "left_out.txt", ", ".join(list(whys)[:3])
+            if self._write(lambda: write_atomic(path, "\n".join([*whys.values(), ""]).encode())):
+                self.notes.append(f"{len(whys)} file(s) were left out ({some}{', ...' * (len(whys) > 3)}); see {path}")
+
     def draw(self) -> None:
         """Leave curves and repairs as pictures."""
         out, note = self.config.out, getattr(self.loss.features, "note", "")
@@ -285,22 +312,21 @@ def train(config: TrainConfig) -> Path:
     elif has_state(config):
         raise FileExistsError(f"{config.out} holds a run already; resume it (--resume) or choose another --out")
     run = _Run(config)
-    loader = DataLoader(
-        range(len(run.images)), batch_sampler=run.sampler(), collate_fn=run.images.batch, generator=Generator()
-    )
     total, seen = config.steps * config.batch_size, run.done * config.batch_size
     bar = tqdm(total=total, initial=seen, unit="img", unit_scale=True, disable=not run.is_main)
     with bar, stop_requests() as stop:
-        for images, voids in loader:
+        for images, voids in prefetch(run.images, run.sampler()):
             gradients, stopping = run.step(images, voids, stop)
             bar.update(config.batch_size)
             if run.done % config.eval_every == 0 or run.done == config.steps:
                 row = run.report(gradients)
                 bar.set_postfix({name: f"{value:.3g}" for name, value in row.items() if "psnr" in name})
-            while run.notes:
-                bar.write(run.notes.pop(0), file=sys.stderr)
+            run.complain()
+            run.tell(bar)
             if stopping:
                 break
+        run.list_left_out()
+        run.tell(bar)
         if run.done < config.steps:
             run.save()
             bar.write(

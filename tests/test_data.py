@@ -1,6 +1,7 @@
 """Data: what folders give, what is refused, splits without leakage, the drawn pool."""
 
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -11,7 +12,16 @@ from PIL import Image
 from unwedged import draw_unwedged
 
 from maelib import data
-from maelib.data import Images, StepSampler, drawn_pool, epoch_indices, near_duplicates, read_folder, split
+from maelib.data import (
+    Images,
+    StepSampler,
+    drawn_pool,
+    epoch_indices,
+    near_duplicates,
+    prefetch,
+    read_folder,
+    split,
+)
 from maelib.facades import draw_images
 from maelib.photos import PhotoError
 
@@ -230,10 +240,14 @@ def test_voids_go_with_their_images_through_subsets_and_sums(drawn):
     assert voids.shape == (9, 64, 64)
     part = images.subset([6, 1])
     assert torch.equal(part.batch([0, 1])[1], voids[[6, 1]])
-    for total in (images + Images(drawn[:2], ["a", "b"]), Images(drawn[:2], ["a", "b"]) + images):
-        first = total.names.index("0")
+    others = Images(drawn[:2], ["a", "b"])
+    for total in (images + others, others + images):
+        first, other = total.names.index("0"), total.names.index("a")
         assert torch.equal(total.batch([first + 6])[1], voids[[6]])
-        assert not total.batch([total.names.index("a")])[1].any()
+        pixels, holes = total.batch([other, first + 6, other + 1, first + 1])
+        assert torch.equal(pixels, torch.stack([others[0], images[6], others[1], images[1]]))
+        assert torch.equal(holes, torch.stack([holes[0] & False, voids[6], holes[0] & False, voids[1]]))
+        assert len(total) == 11
     assert torch.equal(images.batch([6, 1])[0], images.__getitems__([6, 1]))
 
 
@@ -241,7 +255,7 @@ def test_images_without_wedges_have_no_voids(drawn):
     images = Images(drawn, [str(i) for i in range(40)]).with_wedges()
     assert images.voids is None
     assert images.batch([0])[1] is None
-    assert (images + images).voids is None
+    assert (images + images).with_wedges().batch([0, 41])[1] is None
     assert images.subset([1]).voids is None
 
 
@@ -252,3 +266,20 @@ def test_an_image_without_a_patch_free_of_wedges_is_refused(drawn):
     assert Images(photo[None], ["a.jpg"]).with_wedges(8).voids is not None
     with pytest.raises(ValueError, match=r"a\.jpg: flat wedges touch every patch of 32 px; crop them or leave it out"):
         Images(photo[None], ["a.jpg"]).with_wedges(32)
+
+
+def test_threads_hand_out_the_batches_in_the_samplers_order(drawn):
+    images, sampler = Images(drawn, [str(i) for i in range(40)]), StepSampler(range(40), 6, 23, seed=1)
+    for (pixels, _), indices in zip(prefetch(images, sampler), sampler, strict=True):
+        assert torch.equal(pixels, images.__getitems__(indices))
+
+
+def test_what_goes_wrong_in_a_thread_is_raised_and_no_thread_stays(drawn):
+    before = threading.active_count()
+    batches = prefetch(Images(drawn[:30], [str(i) for i in range(40)]), StepSampler(range(40), 6, 20, seed=1))
+    with pytest.raises(IndexError):
+        list(batches)
+    batches = prefetch(Images(drawn, [str(i) for i in range(40)]), StepSampler(range(40), 6, 20, seed=1))
+    next(batches)
+    batches.close()
+    assert threading.active_count() == before

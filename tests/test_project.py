@@ -38,7 +38,7 @@ FLOORS = (
     {"facade_scene"},
     {"facades"},
     {"model", "vgg", "metrics", "data", "augment", "plots"},
-    {"losses", "baselines", "checkpoint", "optim", "cmp", "layouts", "labelled"},
+    {"losses", "baselines", "checkpoint", "optim", "cmp", "layouts", "labelled", "large_folder"},
     {"inpaint", "published"},
     {"weights"},
     {"evaluate", "reconstruct", "tracking", "fetch"},
