@@ -3,12 +3,17 @@
 import json
 import re
 from dataclasses import replace
+from importlib.util import find_spec
 
+import loader
 import numpy as np
+import peers
 import perceptual
 import pytest
 import quality
 import sharpness
+import speed
+import time_to_quality
 import torch
 import tyro
 from failures import FailuresConfig
@@ -21,8 +26,9 @@ from transfer import main as compare_starts
 from maelib.baselines import BASELINES
 from maelib.checkpoint import save_model
 from maelib.evaluate import drawn_test_images
-from maelib.masking import block_mask
+from maelib.masking import block_mask, mask_to_pixels
 from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder
+from maelib.patches import PIXEL_STD, patchify
 from maelib.transfer import ProbeConfig, Result
 
 FAST = {name: BASELINES[name] for name in ("mean_fill", "translation_copy", "mean_of_copies", "telea")}
@@ -191,3 +197,115 @@ def test_the_transfer_report_compares_every_row_and_says_when_nothing_was_gained
     assert verdict(nothing) == "pre-training does not clearly help: +0.0 points, the same every time"
     clear = unclear._replace(scores=scores | {"pretrained": torch.tensor([0.5, 0.8])})
     assert verdict(clear) == "pre-training helps: +45.0 points, 9.0 standard errors"
+
+
+# ----------------------------------------------------------------------------------------------- beside other libraries
+
+SHAPE = MAEConfig(img_size=32, embed_dim=16, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
+                  decoder_num_heads=2)  # fmt: skip
+INSTALLED = [name for name in peers.PEERS if find_spec(peers.PACKAGES.get(name, "torch").replace("-", "_"))]
+
+
+@pytest.mark.parametrize("name", peers.PEERS)
+def test_a_peer_predicts_hidden_patches_from_visible_ones_and_its_loss_is_theirs(name):
+    if name not in INSTALLED:
+        pytest.skip(f"{peers.PACKAGES[name]} is not installed; pip install -e '.[bench]'")
+    torch.manual_seed(0)
+    peer, images = peers.PEERS[name](SHAPE), torch.rand(3, 3, 32, 32)
+    for ratio in (0.25, 0.75):
+        mask = block_mask(3, SHAPE.grid_size, ratio, torch.Generator().manual_seed(1))
+        hole = mask_to_pixels(mask, 8, SHAPE.grid_size)[:, None]
+        with torch.no_grad():
+            prediction, loss = peer(images, mask), peer.loss(images, mask)
+            other = peer(torch.where(hole, 0.3, images), mask)
+        unit = 1 if name == "maelib" else torch.tensor(PIXEL_STD).repeat(64)  # the peers' losses are in deviations
+        error = ((prediction - patchify(images, 8)) / unit).square().mean(dim=-1)
+        assert loss.item() == pytest.approx((error * mask).sum().item() / mask.sum().item(), rel=1e-4)
+        torch.testing.assert_close(other, prediction)
+        assert not torch.allclose(peer(images.flip(3), mask), prediction)
+
+
+def test_peers_are_of_one_size():
+    sizes = {
+        name: sum(p.numel() for p in peers.PEERS[name](SHAPE).parameters() if p.requires_grad) for name in INSTALLED
+    }
+    assert max(sizes.values()) < 1.05 * min(sizes.values())
+
+
+def test_the_step_as_it_began_learns_and_hides_what_the_original_hid():
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002 (as the original draws)
+    shape, images = MAEConfig(img_size=64, embed_dim=16, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
+                              decoder_num_heads=2), torch.rand(2, 3, 64, 64)  # fmt: skip
+    plain = peers.PlainStep(shape, 0.5)
+    mask = plain.square_mask(4).unflatten(1, (8, 8))
+    assert mask.sum(dim=(1, 2)).tolist() == [25] * 4  # int(sqrt(32)) a side
+    assert mask.any(dim=1).sum(dim=1).tolist() == [5] * 4
+    step, losses = speed.Step(plain, torch.float32, images), []
+    for group in step.optimizer.param_groups:
+        group["lr"] = 1e-2
+    for _ in range(30):
+        losses.append(plain.loss(images).item())
+        step(None)
+    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+
+
+def test_speed_reports_every_kind(tmp_path, monkeypatch):
+    monkeypatch.setattr(speed, "matmul_peak", lambda dtype: 1e12)
+    config = speed.SpeedConfig(
+        batch_size=2, rounds=1, ratios=(0.5,), peers=("maelib", "Hugging Face"), vgg="random", shape=SHAPE, out=tmp_path
+    )
+    monkeypatch.setattr(speed, "peak_memory", lambda *args: 1.0)  # a process each; the next test has one
+    monkeypatch.setattr(speed, "versions", lambda: "versions")
+    speed.main(config)
+    report = (tmp_path / "speed.md").read_text()
+    for name in ("| float32, 0.5 hidden | maelib |", "| bf16, 0.5 hidden | Hugging Face |", *speed.WHOLE_STEPS):
+        assert name in report
+    assert "On a GPU: not measured" in report
+
+
+def test_peak_memory_is_that_of_a_process_of_its_own(tmp_path):
+    config = speed.SpeedConfig(shape=replace(SHAPE, embed_dim=512, depth=8), out=tmp_path)
+    small, large = (speed.peak_memory("maelib", replace(config, batch_size=n), 0.25, "float32") for n in (2, 64))
+    kept = 8 * 64 * 12 * 512 * 4  # bytes of one float32 map a block
+    assert small > 2e8  # Python and torch
+    assert 10 * kept < large - small < 60 * kept
+
+
+def test_time_to_quality_reports_every_model_at_every_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(time_to_quality, "versions", lambda: "versions")
+    config = time_to_quality.TimeConfig(
+        minutes=(0.02, 0.05), peers=("maelib, its recipe", "maelib", "Hugging Face"), shape=SHAPE, drawn=40, count=8,
+        out=tmp_path,
+    )  # fmt: skip
+    time_to_quality.main(config)
+    report = (tmp_path / "time_to_quality.md").read_text()
+    rows = [line.split("|")[1:-1] for line in report.splitlines() if " min |" in line]
+    assert [(row[0].strip(), row[1].strip()) for row in rows] == [
+        (when, name) for when in ("0.02 min", "0.05 min") for name in config.peers
+    ]
+    assert all(int(late[2]) > int(early[2]) > 0 for early, late in zip(rows[:3], rows[3:], strict=True))
+    assert all(5 < float(psnr) < 40 for row in rows for psnr in row[3:])
+    assert (tmp_path / "time_to_quality.png").stat().st_size < 100_000
+
+
+def test_a_learner_goes_on_from_a_copy_without_touching_the_original():
+    learner = time_to_quality.Learner("maelib, its recipe", time_to_quality.TimeConfig(shape=SHAPE, drawn=40))
+    learner.learn(0.05, lambda spent: 1.0)
+    before, twin = {k: v.clone() for k, v in learner.model.state_dict().items()}, learner.copy()
+    twin.learn(learner.spent + 0.05, lambda spent: 0.5)
+    assert twin.step > learner.step > 0
+    assert all(torch.equal(v, before[k]) for k, v in learner.model.state_dict().items())
+    assert not torch.equal(twin.model.decoder_pred.weight, before["decoder_pred.weight"])
+
+
+def test_loader_reports_folder_and_pool(tmp_path, monkeypatch):
+    monkeypatch.setattr(loader, "LARGE", 40)
+    monkeypatch.setattr("maelib.train.LARGE", 40)
+    recipe = replace(loader.RECIPES["facade_tiny"], model=SHAPE, batch_size=4, val_images=4)
+    monkeypatch.setattr(loader, "RECIPES", {"facade_tiny": recipe})
+    loader.main(loader.LoaderConfig(files=60, steps=5, recipes=("facade_tiny",), out=tmp_path))
+    rows = [line for line in (tmp_path / "loader.md").read_text().splitlines() if line.startswith("| facade_tiny")]
+    assert [("60 .npy" in row, "pool" in row) for row in rows] == [(True, False), (True, False), (False, True)]
+    with pytest.raises(ValueError, match="files 40: a folder of up to 40 is read at once"):
+        loader.LoaderConfig(files=40)

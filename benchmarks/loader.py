@@ -1,0 +1,109 @@
+"""Does training ever wait for its images? `python benchmarks/loader.py`
+
+measures how fast a large folder starts, and how many images a second come out of a folder of `.npy` arrays and out of
+the pool of drawings, beside what training uses up.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+import tyro
+from common import RESULTS, machine
+
+from maelib.data import Images, StepSampler, drawn_pool, prefetch
+from maelib.files import write_atomic
+from maelib.large_folder import LARGE
+from maelib.profile import profile
+from maelib.recipes import RECIPES
+from maelib.train import load_images
+
+EXPLANATION = """\
+Images a second, {steps} batches of the recipe, nothing else running in the process; "first time" includes the search
+for wedges and for near-duplicates of the images to validate on, which is done once for each image. Training is the
+step of `maelib profile`. Start is from the folder's name to the images to validate on, all of them read."""
+
+
+@dataclass(frozen=True)
+class LoaderConfig:
+    """Measure how fast images come, beside how fast they are learnt from."""
+
+    files: int = 100_000
+    """`.npy` files in the large folder; more than 4096"""
+    steps: int = 200
+    """batches to load"""
+    recipes: tuple[str, ...] = ("facade_tiny", "facade_base")
+    """recipes, each at its size"""
+    out: Path = RESULTS
+    """folder of the report"""
+
+    def __post_init__(self) -> None:
+        if self.files <= LARGE:
+            raise ValueError(f"files {self.files}: a folder of up to {LARGE} is read at once; use more")
+
+
+def fill(folder: Path, pool: Images, count: int) -> None:
+    """Save `count` arrays: the pool's facades, each time around shifted to the side and a little darker or lighter."""
+    for i in range(count):
+        turn, which = divmod(i, len(pool))
+        np.save(folder / f"{i:06d}.npy", np.roll(pool.images[which], turn, axis=1) // 2 + turn % 64)
+
+
+def rate(batches: Iterator, batch_size: int) -> float:
+    """Images a second, the first batch not counted."""
+    next(batches)
+    began, count = time.perf_counter(), sum(1 for _ in batches)
+    return count * batch_size / (time.perf_counter() - began)
+
+
+def measure(config: LoaderConfig, name: str) -> list[str]:
+    """Rows of the report for one recipe."""
+    recipe = replace(RECIPES[name], vgg="random")  # as fast as trained weights, and always there
+    size, batch = recipe.model.img_size, recipe.batch_size
+    learnt = batch / sum(stage.seconds for stage in profile(recipe))
+    pool = drawn_pool(max(500, batch * 8), size)
+    sampler = StepSampler(range(len(pool)), batch, config.steps, seed=0)
+    files = config.files if size <= 64 else 2 * LARGE  # larger images fill a disk
+    with TemporaryDirectory() as folder:
+        fill(Path(folder), pool, files)
+        began = time.perf_counter()
+        images, val_images, _ = load_images(replace(recipe, data=Path(folder)))
+        val_images.batch(list(range(recipe.val_images)))
+        start = time.perf_counter() - began
+        some = StepSampler(range(min(len(images), batch * config.steps)), batch, config.steps, seed=0)
+        rates = {
+            f"{files} .npy files, first time": rate(prefetch(images, some), batch),
+            f"{files} .npy files, afterwards": rate(prefetch(images, some), batch),
+        }
+    rates["pool of drawings"] = rate(prefetch(pool, sampler), batch)
+    return [
+        f"| {name}, {size} px | {what} | {f'{start:.2f} s' if 'files' in what else ''} | {images_a_second:.0f} | "
+        f"{learnt:.1f} | {images_a_second / learnt:.1f} |"
+        for what, images_a_second in rates.items()
+    ]
+
+
+def main(config: LoaderConfig) -> None:
+    """Measure, and write `loader.md`."""
+    torch.manual_seed(0)
+    lines = [
+        "# Does training wait for its images?",
+        "",
+        f"`python benchmarks/loader.py`. Machine: {machine()}; {torch.get_num_threads()} thread(s).",
+        EXPLANATION.format(steps=config.steps),
+        "",
+        "| recipe | images from | start | loaded a second | learnt a second | times as fast |",
+        "|---|---|---|---|---|---|",
+        *(row for name in config.recipes for row in measure(config, name)),
+        "",
+    ]
+    write_atomic(config.out / "loader.md", "\n".join(lines).encode())
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main(tyro.cli(LoaderConfig))
