@@ -41,6 +41,8 @@ def save_run(
         if newer.exists():
             os.replace(newer, older)
     os.replace(new, paths[0])
+    for beyond in set(config.out.glob("state-*.safetensors")) - set(paths):  # fewer are kept than before
+        beyond.unlink()
     told = {
         name: value for name, value in plain(config).items() if name not in ("out", "init", "data", "resume", "track")
     }  # no paths

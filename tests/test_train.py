@@ -487,6 +487,13 @@ def test_the_last_states_and_the_best_model_are_kept(config, monkeypatch):
     }  # fmt: skip
 
 
+def test_checkpoints_beyond_those_to_keep_go_when_fewer_are_kept(config):
+    train.train(replace(config, steps=4, eval_every=1, keep=4))
+    train.train(replace(config, steps=5, eval_every=1, keep=2, resume=True))
+    states = {path.name: load_tensors(path)[1]["step"] for path in config.out.glob("state*.safetensors")}
+    assert states == {"state.safetensors": 5, "state-1.safetensors": 4}
+
+
 @pytest.mark.parametrize("fails", [{1}, {2}, {1, 2}])
 def test_a_full_disk_is_told_of_and_the_run_goes_on(config, monkeypatch, capsys, fails):
     calls, original = [], train.save_run
