@@ -134,8 +134,12 @@ class _Run:
         epoch = epoch_indices(len(self.images), drawn, config.data_share)
         return StepSampler(epoch, config.batch_size, config.steps, config.seed, self.done, mine)
 
-    def _see(self, images: Tensor, voids: Tensor | None) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-        """For each forward pass images `(b, C, H, W)`, mask `(b, N)` and patches `(b, N)` with any void, if any."""
+    def _see(self, images: Tensor, voids: Tensor | None) -> list[tuple[Tensor, Tensor, Tensor | None, bool]]:
+        """For each forward pass images `(b, C, H, W)`, mask `(b, N)`, patches `(b, N)` with any void, whether not all.
+
+        Where all are, the mask is as drawn, so that there is something to compute; it is the batch that says whether
+        this part of it counts.
+        """
         config, generator = self.config, Generator().manual_seed(self.config.seed * 1_000_003 + self.done)
         drawn = config.augment.draw(config.batch_size, generator)  # as if never interrupted, and by nobody shared
         low, high = config.mask_ratio
@@ -147,25 +151,28 @@ class _Run:
             numbers = {name: values[:, part] for name, values in drawn.items()}
             mask, x = masks[part].to(self.device), images[here].to(self.device, non_blocking=True)
             if voids is None:
-                views.append((config.augment.apply(x, size, numbers), mask, None))
+                views.append((config.augment.apply(x, size, numbers), mask, None, True))
                 continue
             x, holes = config.augment.apply_with_voids(x, voids[here].to(self.device), size, numbers)
             void = mask_from_pixels(holes, config.model.patch_size)
-            kept = keep_out(mask, void)
-            views.append((x, kept if kept.any() else mask, void))  # a crop may have met nothing but void
+            seen = not void.all()  # crops may have met nothing but void
+            views.append((x, keep_out(mask, void), void, True) if seen else (x, mask, None, False))
         return views
 
     def step(self, images: Tensor, voids: Tensor | None, stop: threading.Event) -> tuple[dict[str, float], bool]:
         """Learn from one batch; returns the terms' gradient norms at a log interval, and whether anybody is to stop."""
         views = self._see(images, voids)
-        counts = torch.stack([self.loss.count(mask, void).to(self.device) for _, mask, void in views]).float()
-        whole, stopping = self.total(torch.stack([counts.sum(), counts.new_tensor(float(stop.is_set()))])).unbind()
+        counts = torch.stack([self.loss.count(mask, void).to(self.device) for _, mask, void, _ in views]).float()
+        known = counts * counts.new_tensor([seen for *_, seen in views])
+        stopping = counts.new_tensor(float(stop.is_set()))
+        whole, all_known, stopping = self.total(torch.stack([counts.sum(), known.sum(), stopping])).unbind()
+        shares = torch.where(all_known > 0, known / all_known, counts / whole)  # of the batch, by what counts in it
         last = (self.done + 1) % self.config.eval_every == 0 or self.done + 1 == self.config.steps
         sums, squares = torch.zeros(len(self.loss.names), device=self.device), None
-        for i, ((x, mask, void), count) in enumerate(zip(views, counts, strict=True)):
+        for i, ((x, mask, void, _), weight) in enumerate(zip(views, shares, strict=True)):
             with self.accelerator.no_sync(self.model) if i + 1 < len(views) else nullcontext():
                 prediction = self.model(x, mask)
-                terms, weight = self.loss(prediction, x, mask, void), count / whole
+                terms = self.loss(prediction, x, mask, void)
                 if last and self.config.perceptual_weight:
                     norms = _squared_gradients(terms, prediction, weight)
                     squares = norms if squares is None else squares + norms

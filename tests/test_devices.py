@@ -16,7 +16,7 @@ from unwedged import draw_unwedged
 
 from maelib import train
 from maelib.checkpoint import load_tensors
-from maelib.data import StepSampler
+from maelib.data import Images, StepSampler
 from maelib.model import MAEConfig
 from maelib.recipes import TrainConfig
 from maelib.tracking import read_log
@@ -97,6 +97,23 @@ def test_two_processes_lose_what_one_loses(config, tmp_path, launcher):
     torch.testing.assert_close(weights, one, rtol=1e-3, atol=1e-4)
     assert said.count("trained ") <= 2
     assert {path.name for path in two.out.iterdir()} == {path.name for path in config.out.iterdir()}
+
+
+@pytest.mark.parametrize("all_patches", [False, True])
+def test_parts_without_anything_to_hide_count_only_where_the_whole_batch_has_nothing_else(
+    config, tmp_path, monkeypatch, all_patches
+):
+    def batch(images: Images, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        void = torch.tensor([next(blank) for _ in indices])
+        return images.__getitems__(indices), void[:, None, None].expand(-1, 32, 32)
+
+    monkeypatch.setattr(Images, "batch", batch)
+    config = replace(config, steps=2, perceptual_weight=0.0, all_patches=all_patches, val_share=0.1)
+    for one in (config, replace(config, accumulate=4, out=tmp_path / "parts")):
+        blank = iter([False] * 3 + [True] * 2 + [False] * 4 + [True] * 2 + [True] * 8)  # validation, mixed, all void
+        train.train(one)
+    rows, others = (read_log(path / "log.csv") for path in (config.out, tmp_path / "parts"))
+    assert others == [{name: pytest.approx(value, rel=1e-5) for name, value in row.items()} for row in rows]
 
 
 def test_accumulated_passes_learn_what_a_large_batch_learns(config, tmp_path):
