@@ -17,7 +17,7 @@ from maelib import weights
 from maelib.augment import to_float
 from maelib.cmp import read_photos
 from maelib.data import Images, StepSampler, drawn_pool, epoch_indices, split
-from maelib.devices import batch_parts, make_accelerator
+from maelib.devices import batch_parts, make_accelerator, prepare_model
 from maelib.evaluate import HOLES
 from maelib.files import write_atomic
 from maelib.losses import ReconstructionLoss
@@ -25,7 +25,7 @@ from maelib.masking import MASKS, keep_out, mask_from_pixels
 from maelib.model import MaskedAutoencoder
 from maelib.optim import make_optimizers, rate
 from maelib.recipes import TrainConfig
-from maelib.runs import check_same_run, has_state, load_run, plain, save_run, stop_requests
+from maelib.runs import check_same_run, gather, has_state, load_run, plain, save_run, stop_requests
 from maelib.tracking import (
     CsvLog,
     reconstructions,
@@ -98,8 +98,12 @@ class _Run:
             torch.manual_seed(config.seed)
             model = MaskedAutoencoder(config.model)
         self.notes = weights.start_from(model, config.init) if config.init and not config.resume else []
-        optimizers = make_optimizers(model, config.optimizer, config.lr, config.weight_decay)
-        self.done, self.losses, told = load_run(config, model, optimizers) if config.resume else (0, [], [])
+        self.sharded = config.shard and self.processes > 1
+        self.model = prepare_model(model, self.accelerator, config.shard)
+        self.bare = self.accelerator.unwrap_model(self.model)
+        optimizers = make_optimizers(self.bare, config.optimizer, config.lr, config.weight_decay)
+        self.optimizers = [self.accelerator.prepare_optimizer(optimizer) for optimizer in optimizers]
+        self.done, self.losses, told = load_run(config, self.bare, self.optimizers) if config.resume else (0, [], [])
         self.notes += told
         if self.done > config.steps:
             raise ValueError(
@@ -110,10 +114,13 @@ class _Run:
             self.loss = make_loss(config, self.accelerator)
             self.images, val_images, skipped = load_images(config)
         self.notes += [f"skipped: {complaint}" for complaint in skipped]
-        self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
-        self.bare = self.accelerator.unwrap_model(self.model)
-
-        val_images, val_voids = val_images.batch(list(range(min(len(val_images), config.val_images))))
+        count = min(len(val_images), config.val_images)
+        if self.sharded and count < self.processes:
+            raise ValueError(
+                f"{count} validation image(s) are fewer than the {self.processes} processes that share the model "
+                "(--shard); raise --val-share or --val-images, or let each process hold the whole model (--no-shard)"
+            )
+        val_images, val_voids = val_images.batch(list(range(count)))
         val_images, ratio = to_float(val_images).to(self.device), sum(config.mask_ratio) / 2
         mine = slice(self.rank, None, self.processes)
         self.validation = Validation(val_images, config.model, config.mask, ratio, val_voids, mine, self.total)
@@ -224,10 +231,11 @@ class _Run:
         row |= {f"train_{name}": value for name, value in zip(self.loss.names, means, strict=True)}
         self.losses = []
         row |= gradients | self.validation(self.bare, self.loss)
+        best = False
         if self.is_main:
             best = all(row["val_loss"] < earlier["val_loss"] for earlier in self.log.rows)
             self._write(lambda: self.log.add(row))
-            self.save(best)
+        self.save(best)
         if self.config.track:
             self.accelerator.log(row, step=self.done)
             note = getattr(self.loss.features, "note", "")
@@ -236,10 +244,9 @@ class _Run:
         return row
 
     def save(self, best: bool = False) -> None:
-        """Write what resuming needs, from the main process."""
-        if self.is_main and self._write(
-            lambda: save_run(self.config, self.bare, self.optimizers, self.done, self.losses, best)
-        ):
+        """Write what resuming needs, from the main process, once all have brought what they hold of it."""
+        tensors = gather(self.bare, self.optimizers, self.is_main)
+        if self.is_main and self._write(lambda: save_run(self.config, tensors, self.done, self.losses, best)):
             self.saved = self.done
 
     def _write(self, write: Callable[[], None]) -> bool:
@@ -256,21 +263,22 @@ class _Run:
         return True
 
     def draw(self) -> None:
-        """Leave curves and repairs as pictures."""
+        """Leave curves and repairs as pictures, from the main process; those that share a model with it help."""
         out, note = self.config.out, getattr(self.loss.features, "note", "")
-        if self.log.rows:
+        if self.is_main and self.log.rows:
             save_curves(self.log.rows, out / "curves.png")
-        for name in HOLES:
+        for name in HOLES if self.is_main or self.sharded else ():
             first = self.validation.images[:6], self.validation.masks[name][:6]
-            path = out / f"repairs-{name.replace(' ', '-').replace('%', '')}.png"
-            save_reconstructions(reconstructions(self.bare, *first, note), path)
+            columns = reconstructions(self.bare, *first, note)
+            if self.is_main:
+                save_reconstructions(columns, out / f"repairs-{name.replace(' ', '-').replace('%', '')}.png")
 
 
 def train(config: TrainConfig) -> Path:
     """Train a model as `config` says and return the checkpoint it ends with, `config.out / "model.safetensors"`.
 
-    Started by `accelerate launch` or `torchrun`, each of the processes takes its part of every batch, and what is
-    learnt is what one process would learn.
+    Started by `accelerate launch`, `torchrun` or accelerate's `notebook_launcher`, each of the processes takes its part
+    of every batch, and what is learnt is what one process would learn.
 
     Raises
     ------
@@ -313,13 +321,12 @@ def train(config: TrainConfig) -> Path:
             bar.write(
                 f"stopped after {run.done} steps; go on with: maelib train --resume --out {config.out}", file=sys.stderr
             )
-    if run.is_main:
-        if run.saved < run.done:
-            raise OSError(
-                f"the last checkpoint in {config.out} is of step {run.saved}: {run.trouble}; "
-                f"see to the disk, then go on with: maelib train --resume --out {config.out}"
-            )
-        run.draw()
+    if run.is_main and run.saved < run.done:
+        raise OSError(
+            f"the last checkpoint in {config.out} is of step {run.saved}: {run.trouble}; "
+            f"see to the disk, then go on with: maelib train --resume --out {config.out}"
+        )
+    run.draw()
     if config.track:
         run.accelerator.end_training()
     if run.done < config.steps:
