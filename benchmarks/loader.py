@@ -20,7 +20,7 @@ from maelib.files import write_atomic
 from maelib.large_folder import LARGE
 from maelib.profile import profile
 from maelib.recipes import RECIPES
-from maelib.train import load_images
+from maelib.sources import load_images
 
 EXPLANATION = """\
 Images a second, {steps} batches of the recipe, nothing else running in the process; "first time" includes the search

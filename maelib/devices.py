@@ -1,9 +1,12 @@
-"""What a run computes on, and how several processes share its batches."""
+"""What a run computes on, and how several processes share its batches and its model."""
 
+import os
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
+from maelib.model import MaskedAutoencoder
 from maelib.recipes import TrainConfig
 
 if TYPE_CHECKING:
@@ -21,15 +24,43 @@ def native_bf16(device: torch.device) -> bool:
 
 
 def make_accelerator(config: TrainConfig) -> "Accelerator":
-    """Device, precision, processes and tracker of a run, as configured or as its launcher says."""
+    """Device, precision, processes and tracker of a run, as configured or as its launcher says.
+
+    Raises
+    ------
+    ValueError
+        When the launcher asks for accelerate's own FSDP: its settings are not read here.
+    """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true", "yes"):
+        raise ValueError(
+            "accelerate is told to use its own FSDP (ACCELERATE_USE_FSDP; --use_fsdp, or its configuration file); "
+            "launch without it and let maelib share the model out (--shard)"
+        )
     AcceleratorState._reset_state()  # an earlier run in this process may have used another precision
     device = Accelerator().device
     bf16 = config.precision == "bf16" or (config.precision == "auto" and native_bf16(device))
     AcceleratorState._reset_state()
     return Accelerator(mixed_precision="bf16" if bf16 else "no", log_with=config.track, project_dir=config.out)
+
+
+def prepare_model(model: MaskedAutoencoder, accelerator: "Accelerator", shard: bool) -> nn.Module:
+    """Put `model` on the device in the run's precision: in each process all of it or, with `shard`, a share (FSDP2).
+
+    Parameters that are shared are DTensors, of which a process holds its rows, and a block is whole only while it
+    computes. Optimisers are to be made of these, and all processes are to call the model equally often.
+    """
+    if not shard or accelerator.num_processes == 1:
+        return accelerator.prepare(model)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    for module in (*model.blocks, *model.decoder_blocks, model):
+        fully_shard(module, mesh=mesh)
+    return accelerator.prepare_model(model, evaluation_mode=True)  # the precision alone: no copies to keep equal
 
 
 def batch_parts(config: TrainConfig, processes: int, rank: int) -> list[slice]:

@@ -42,6 +42,9 @@ class TrainConfig:
     """images a step, over all processes"""
     accumulate: int = 1
     """forward passes that a process makes of its images of a step, so that a large batch fits into a small memory"""
+    shard: bool = False
+    """let each of several processes hold a share of weights and optimiser state instead of all (FSDP2): slower, but a
+    large model then fits"""
     mask: Literal["random", "block", "multi_block", "grid", "square", "mixed"] = "mixed"
     """which patches to hide"""
     mask_ratio: tuple[float, float] = (0.25, 0.75)
@@ -130,6 +133,7 @@ RECIPES: dict[str, TrainConfig] = {
         lr=1e-4,
         weight_decay=0.05,
         eval_every=250,
+        shard=name == "vit_huge",
     )
     for name in ("vit_base", "vit_large", "vit_huge")
 }

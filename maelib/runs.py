@@ -21,32 +21,55 @@ from maelib.recipes import TrainConfig
 from maelib.vgg_weights import WEIGHTS
 
 
-def save_run(
-    config: TrainConfig, model: MaskedAutoencoder, optimizers: list, step: int, losses: list[Tensor], best: bool
-) -> None:
+def gather(model: MaskedAutoencoder, optimizers: list, here: bool) -> dict[str, Tensor]:
+    """Weights and the optimisers' state by name, on the CPU, if they are wanted `here`.
+
+    Where processes share the model, all of them are to call: what each holds a share of is put together.
+    """
+    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for i, optimizer in enumerate(optimizers):
+        for j, entry in optimizer.state_dict()["state"].items():
+            state |= {f"{i}.{j}.{name}": torch.as_tensor(value) for name, value in entry.items()}
+    tensors = {}
+    for name, tensor in state.items():
+        whole = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        if here:
+            tensors[name] = whole.cpu()
+    return tensors
+
+
+def _as_shared(tensor: Tensor, like: Tensor) -> Tensor:
+    """This process's share of a whole tensor, where `like`, of the same shape, is shared out."""
+    if not hasattr(like, "full_tensor") or tensor.shape != like.shape:
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)  # all have read the file
+
+
+def save_run(config: TrainConfig, tensors: dict[str, Tensor], step: int, losses: list[Tensor], best: bool) -> None:
     """Write what resuming needs, the model, and, when it is the `best` so far, the model once more as that.
 
-    Of what resuming needs, the last `config.keep` are kept; all files are whole at every moment.
+    Takes what `gather` gives. Of what resuming needs, the last `config.keep` are kept; all files are whole at every
+    moment.
     """
-    state = {
-        f"{i}.{j}.{name}": torch.as_tensor(value)
-        for i, optimizer in enumerate(optimizers)
-        for j, entry in optimizer.state_dict()["state"].items()
-        for name, value in entry.items()
-    }
     about = {"step": step, "losses": [loss.tolist() for loss in losses]}  # losses that no log row holds yet
     new, paths = config.out / "new.safetensors", states(config.out, config.keep)
-    checkpoint.save_tensors(new, {**state, **_named(model)}, about)
+    checkpoint.save_tensors(new, tensors, about)
     for older, newer in itertools.pairwise(reversed(paths)):
         if newer.exists():
             os.replace(newer, older)
     os.replace(new, paths[0])
+    for beyond in set(config.out.glob("state-*.safetensors")) - set(paths):  # fewer are kept than before
+        beyond.unlink()
     told = {
         name: value for name, value in plain(config).items() if name not in ("out", "init", "data", "resume", "track")
     }  # no paths
     told["vgg"] = config.vgg if config.vgg in (*WEIGHTS, "random") else Path(config.vgg).name
+    weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+    about = {"model": asdict(config.model), "step": step, "training": told}
     for name in ("best", "model") if best else ("model",):
-        checkpoint.save_model(config.out / f"{name}.safetensors", model, {"step": step, "training": told})
+        checkpoint.save_tensors(config.out / f"{name}.safetensors", weights, about)
 
 
 def states(out: Path, keep: int) -> list[Path]:
@@ -57,10 +80,6 @@ def states(out: Path, keep: int) -> list[Path]:
 def has_state(config: TrainConfig) -> bool:
     """Whether there is something to resume, or to lose."""
     return any(path.exists() for path in states(config.out, config.keep))
-
-
-def _named(model: MaskedAutoencoder) -> dict[str, Tensor]:
-    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
 
 
 def _read_state(config: TrainConfig) -> tuple[dict[str, Tensor], dict[str, Any], list[str]]:
@@ -85,13 +104,14 @@ def load_run(config: TrainConfig, model: MaskedAutoencoder, optimizers: list) ->
     Returns its step, the terms not yet logged, and what to tell of newer ones that are damaged.
     """
     tensors, about, notes = _read_state(config)
-    model.load_state_dict({name: tensors.pop(f"model.{name}") for name in model.state_dict()})
+    model.load_state_dict({name: _as_shared(tensors.pop(f"model.{name}"), x) for name, x in model.state_dict().items()})
     for i, optimizer in enumerate(optimizers):
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in tensors.items():
             owner, parameter, name = key.split(".", 2)
             if int(owner) == i:
-                state.setdefault(int(parameter), {})[name] = tensor
+                state.setdefault(int(parameter), {})[name] = _as_shared(tensor, parameters[int(parameter)])
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return about["step"], [torch.tensor(loss).reshape(-1) for loss in about["losses"]], notes
 
@@ -125,7 +145,8 @@ def check_same_run(config: TrainConfig) -> None:
 
     `config.changed` allows the rest as well, but for the model's shape and what the optimisers are.
     """
-    free = {"out", "resume", "changed", "steps", "eval_every", "val_images", "track", "keep", "on_nan", "accumulate"}
+    free = {"out", "resume", "changed", "steps", "eval_every", "val_images", "track", "keep", "on_nan"}
+    free |= {"accumulate", "shard"}
     now, then = plain(config), plain(read_config(config.out))
     if config.changed:
         free = now.keys() - {"model", "optimizer"}

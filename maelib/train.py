@@ -14,18 +14,17 @@ from torch import Generator, Tensor
 
 from maelib import weights
 from maelib.augment import to_float
-from maelib.cmp import read_photos
-from maelib.data import Images, StepSampler, drawn_pool, epoch_indices, photo_names, prefetch, split
-from maelib.devices import batch_parts, make_accelerator
+from maelib.data import StepSampler, epoch_indices, prefetch
+from maelib.devices import batch_parts, make_accelerator, prepare_model
 from maelib.evaluate import HOLES
 from maelib.files import write_atomic
-from maelib.large_folder import LARGE, FileImages
 from maelib.losses import ReconstructionLoss
 from maelib.masking import MASKS, keep_out, mask_from_pixels
 from maelib.model import MaskedAutoencoder
 from maelib.optim import make_optimizers, rate
 from maelib.recipes import TrainConfig
-from maelib.runs import check_same_run, has_state, load_run, plain, save_run, stop_requests
+from maelib.runs import check_same_run, gather, has_state, load_run, plain, save_run, stop_requests
+from maelib.sources import load_images
 from maelib.tracking import (
     CsvLog,
     reconstructions,
@@ -41,31 +40,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from tqdm import tqdm
 
-VALIDATION_SEED = 899  # of the drawn pool that no training draws from
 MOST_SKIPPED = 20  # steps in a row that --on-nan skip leaves out: after so many the weights themselves are no numbers
-
-
-def load_images(config: TrainConfig) -> tuple[Images, Images, list[str]]:
-    """Training images, drawings last, validation images, and the complaints about skipped files, as configured."""
-    size, skipped = config.model.img_size, []
-    drawn = config.drawn if config.drawn is not None else (0 if config.data else 20_000)
-    if config.data is None:
-        if not drawn:
-            raise ValueError("drawn 0 and no data folder leave nothing to learn from; give one of them")
-        train_images, val_images = drawn_pool(drawn, size), drawn_pool(config.val_images, size, VALIDATION_SEED)
-    else:
-        names = photo_names(config.data)
-        if len(names) > LARGE:
-            images = FileImages(config.data, names, size)
-            train_images, val_images = images.split(config.val_share, config.seed, config.val_images)
-        else:
-            images, skipped = read_photos(config.data, size, config.skip_bad)
-            train_images, val_images = split(images, config.val_share, config.seed)
-        if drawn:
-            train_images = train_images + drawn_pool(drawn, size)
-    if config.wedges:
-        train_images, val_images = (part.with_wedges(config.model.patch_size) for part in (train_images, val_images))
-    return train_images, val_images, skipped
 
 
 def make_loss(config: TrainConfig, accelerator: "Accelerator") -> ReconstructionLoss:
@@ -104,8 +79,12 @@ class _Run:
             torch.manual_seed(config.seed)
             model = MaskedAutoencoder(config.model)
         self.notes = weights.start_from(model, config.init) if config.init and not config.resume else []
-        optimizers = make_optimizers(model, config.optimizer, config.lr, config.weight_decay)
-        self.done, self.losses, told = load_run(config, model, optimizers) if config.resume else (0, [], [])
+        self.sharded = config.shard and self.processes > 1
+        self.model = prepare_model(model, self.accelerator, config.shard)
+        self.bare = self.accelerator.unwrap_model(self.model)
+        optimizers = make_optimizers(self.bare, config.optimizer, config.lr, config.weight_decay)
+        self.optimizers = [self.accelerator.prepare_optimizer(optimizer) for optimizer in optimizers]
+        self.done, self.losses, told = load_run(config, self.bare, self.optimizers) if config.resume else (0, [], [])
         self.notes += told
         if self.done > config.steps:
             raise ValueError(
@@ -116,10 +95,13 @@ class _Run:
             self.loss = make_loss(config, self.accelerator)
             self.images, val_images, skipped = load_images(config)
         self.notes += [f"skipped: {complaint}" for complaint in skipped]
-        self.model, *self.optimizers = self.accelerator.prepare(model, *optimizers)
-        self.bare = self.accelerator.unwrap_model(self.model)
-
-        val_images, val_voids = val_images.batch(list(range(min(len(val_images), config.val_images))))
+        count = min(len(val_images), config.val_images)
+        if self.sharded and count < self.processes:
+            raise ValueError(
+                f"{count} validation image(s) are fewer than the {self.processes} processes that share the model "
+                "(--shard); raise --val-share or --val-images, or let each process hold the whole model (--no-shard)"
+            )
+        val_images, val_voids = val_images.batch(list(range(count)))
         val_images, ratio = to_float(val_images).to(self.device), sum(config.mask_ratio) / 2
         mine = slice(self.rank, None, self.processes)
         self.validation = Validation(val_images, config.model, config.mask, ratio, val_voids, mine, self.total)
@@ -140,8 +122,12 @@ class _Run:
         epoch = epoch_indices(len(self.images), drawn, config.data_share)
         return StepSampler(epoch, config.batch_size, config.steps, config.seed, self.done, mine)
 
-    def _see(self, images: Tensor, voids: Tensor | None) -> list[tuple[Tensor, Tensor, Tensor | None]]:
-        """For each forward pass images `(b, C, H, W)`, mask `(b, N)` and patches `(b, N)` with any void, if any."""
+    def _see(self, images: Tensor, voids: Tensor | None) -> list[tuple[Tensor, Tensor, Tensor | None, bool]]:
+        """For each forward pass images `(b, C, H, W)`, mask `(b, N)`, patches `(b, N)` with any void, whether not all.
+
+        Where all are, the mask is as drawn, so that there is something to compute; it is the batch that says whether
+        this part of it counts.
+        """
         config, generator = self.config, Generator().manual_seed(self.config.seed * 1_000_003 + self.done)
         drawn = config.augment.draw(config.batch_size, generator)  # as if never interrupted, and by nobody shared
         low, high = config.mask_ratio
@@ -153,25 +139,28 @@ class _Run:
             numbers = {name: values[:, part] for name, values in drawn.items()}
             mask, x = masks[part].to(self.device), images[here].to(self.device, non_blocking=True)
             if voids is None:
-                views.append((config.augment.apply(x, size, numbers), mask, None))
+                views.append((config.augment.apply(x, size, numbers), mask, None, True))
                 continue
             x, holes = config.augment.apply_with_voids(x, voids[here].to(self.device), size, numbers)
             void = mask_from_pixels(holes, config.model.patch_size)
-            kept = keep_out(mask, void)
-            views.append((x, kept if kept.any() else mask, void))  # a crop may have met nothing but void
+            seen = not void.all()  # crops may have met nothing but void
+            views.append((x, keep_out(mask, void), void, True) if seen else (x, mask, None, False))
         return views
 
     def step(self, images: Tensor, voids: Tensor | None, stop: threading.Event) -> tuple[dict[str, float], bool]:
         """Learn from one batch; returns the terms' gradient norms at a log interval, and whether anybody is to stop."""
         views = self._see(images, voids)
-        counts = torch.stack([self.loss.count(mask, void).to(self.device) for _, mask, void in views]).float()
-        whole, stopping = self.total(torch.stack([counts.sum(), counts.new_tensor(float(stop.is_set()))])).unbind()
+        counts = torch.stack([self.loss.count(mask, void).to(self.device) for _, mask, void, _ in views]).float()
+        known = counts * counts.new_tensor([seen for *_, seen in views])
+        stopping = counts.new_tensor(float(stop.is_set()))
+        whole, all_known, stopping = self.total(torch.stack([counts.sum(), known.sum(), stopping])).unbind()
+        shares = torch.where(all_known > 0, known / all_known, counts / whole)  # of the batch, by what counts in it
         last = (self.done + 1) % self.config.eval_every == 0 or self.done + 1 == self.config.steps
         sums, squares = torch.zeros(len(self.loss.names), device=self.device), None
-        for i, ((x, mask, void), count) in enumerate(zip(views, counts, strict=True)):
+        for i, ((x, mask, void, _), weight) in enumerate(zip(views, shares, strict=True)):
             with self.accelerator.no_sync(self.model) if i + 1 < len(views) else nullcontext():
                 prediction = self.model(x, mask)
-                terms, weight = self.loss(prediction, x, mask, void), count / whole
+                terms = self.loss(prediction, x, mask, void)
                 if last and self.config.perceptual_weight:
                     norms = _squared_gradients(terms, prediction, weight)
                     squares = norms if squares is None else squares + norms
@@ -223,10 +212,11 @@ class _Run:
         row |= {f"train_{name}": value for name, value in zip(self.loss.names, means, strict=True)}
         self.losses = []
         row |= gradients | self.validation(self.bare, self.loss)
+        best = False
         if self.is_main:
             best = all(row["val_loss"] < earlier["val_loss"] for earlier in self.log.rows)
             self._write(lambda: self.log.add(row))
-            self.save(best)
+        self.save(best)
         if self.config.track:
             self.accelerator.log(row, step=self.done)
             note = getattr(self.loss.features, "note", "")
@@ -235,10 +225,9 @@ class _Run:
         return row
 
     def save(self, best: bool = False) -> None:
-        """Write what resuming needs, from the main process."""
-        if self.is_main and self._write(
-            lambda: save_run(self.config, self.bare, self.optimizers, self.done, self.losses, best)
-        ):
+        """Write what resuming needs, from the main process, once all have brought what they hold of it."""
+        tensors = gather(self.bare, self.optimizers, self.is_main)
+        if self.is_main and self._write(lambda: save_run(self.config, tensors, self.done, self.losses, best)):
             self.saved = self.done
 
     def _write(self, write: Callable[[], None]) -> bool:
@@ -276,21 +265,22 @@ class _Run:
                 self.notes.append(f"{len(whys)} file(s) were left out ({some}{', ...' * (len(whys) > 3)}); see {path}")
 
     def draw(self) -> None:
-        """Leave curves and repairs as pictures."""
+        """Leave curves and repairs as pictures, from the main process; those that share a model with it help."""
         out, note = self.config.out, getattr(self.loss.features, "note", "")
-        if self.log.rows:
+        if self.is_main and self.log.rows:
             save_curves(self.log.rows, out / "curves.png")
-        for name in HOLES:
+        for name in HOLES if self.is_main or self.sharded else ():
             first = self.validation.images[:6], self.validation.masks[name][:6]
-            path = out / f"repairs-{name.replace(' ', '-').replace('%', '')}.png"
-            save_reconstructions(reconstructions(self.bare, *first, note), path)
+            columns = reconstructions(self.bare, *first, note)
+            if self.is_main:
+                save_reconstructions(columns, out / f"repairs-{name.replace(' ', '-').replace('%', '')}.png")
 
 
 def train(config: TrainConfig) -> Path:
     """Train a model as `config` says and return the checkpoint it ends with, `config.out / "model.safetensors"`.
 
-    Started by `accelerate launch` or `torchrun`, each of the processes takes its part of every batch, and what is
-    learnt is what one process would learn.
+    Started by `accelerate launch`, `torchrun` or accelerate's `notebook_launcher`, each of the processes takes its part
+    of every batch, and what is learnt is what one process would learn.
 
     Raises
     ------
@@ -332,13 +322,12 @@ def train(config: TrainConfig) -> Path:
             bar.write(
                 f"stopped after {run.done} steps; go on with: maelib train --resume --out {config.out}", file=sys.stderr
             )
-    if run.is_main:
-        if run.saved < run.done:
-            raise OSError(
-                f"the last checkpoint in {config.out} is of step {run.saved}: {run.trouble}; "
-                f"see to the disk, then go on with: maelib train --resume --out {config.out}"
-            )
-        run.draw()
+    if run.is_main and run.saved < run.done:
+        raise OSError(
+            f"the last checkpoint in {config.out} is of step {run.saved}: {run.trouble}; "
+            f"see to the disk, then go on with: maelib train --resume --out {config.out}"
+        )
+    run.draw()
     if config.track:
         run.accelerator.end_training()
     if run.done < config.steps:

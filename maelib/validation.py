@@ -11,7 +11,7 @@ from maelib.masking import MASKS, keep_out, mask_from_pixels, mask_to_pixels
 from maelib.metrics import hole_psnr
 from maelib.model import MAEConfig, MaskedAutoencoder
 
-CHUNK = 32  # images at a time
+CHUNK = 32  # most images at a time
 
 
 class Validation:
@@ -19,7 +19,7 @@ class Validation:
 
     Takes `images` `(B, C, H, W)` in [0, 1], the masks of the training, strategy and ratio, and where the images are
     void, `(B, H, W)` bool: patches with any void are never hidden. Of several processes each takes a `part` of the
-    images, and `total` sums a tensor over all of them.
+    images, and `total` sums a tensor over all of them; those that have any call the model equally often.
     """
 
     def __init__(
@@ -33,6 +33,8 @@ class Validation:
         total: Callable[[Tensor], Tensor] = lambda x: x,
     ) -> None:
         self.images, self.size, self.grid, self.total = images[part], config.patch_size, config.grid_size, total
+        chunks = -(-len(images) // (CHUNK * (part.step or 1)))
+        self.chunks = [chunk for chunk in torch.arange(len(self.images)).tensor_split(chunks) if len(chunk)]
         masks = {
             name: MASKS[kind](len(images), self.grid, ratio, Generator().manual_seed(i)).to(images.device)
             for i, (name, (kind, ratio)) in enumerate(({"val_loss": (mask, mask_ratio)} | HOLES).items())
@@ -61,9 +63,9 @@ class Validation:
     def _terms(self, model: MaskedAutoencoder, loss: ReconstructionLoss) -> Tensor:
         """Each term summed over what it is a mean over, and the number of these, `(terms + 1,)`."""
         sums = torch.zeros(len(loss.names) + 1, device=self.images.device)
-        for i in range(0, len(self.images), CHUNK):
-            images, mask = self.images[i : i + CHUNK], self.masks["val_loss"][i : i + CHUNK]
-            void = None if self.void is None else self.void[i : i + CHUNK]
+        for chunk in self.chunks:
+            images, mask = self.images[chunk], self.masks["val_loss"][chunk]
+            void = None if self.void is None else self.void[chunk]
             count, terms = loss.count(mask, void), loss(model(images, mask), images, mask, void)
             sums += torch.stack([*(terms[name] * count for name in loss.names), count.to(sums)])
         return sums
@@ -71,8 +73,8 @@ class Validation:
     def _psnr(self, model: MaskedAutoencoder, mask: Tensor) -> Tensor:
         """Hole PSNR summed over the images, and their number, `(2,)`."""
         sums = torch.zeros(2, device=self.images.device)
-        for i in range(0, len(self.images), CHUNK):
-            images, hidden = self.images[i : i + CHUNK], mask[i : i + CHUNK]
+        for chunk in self.chunks:
+            images, hidden = self.images[chunk], mask[chunk]
             psnr = hole_psnr(model.reconstruct(images, hidden), images, mask_to_pixels(hidden, self.size, self.grid))
             sums += torch.stack([psnr.clamp(max=PSNR_CAP).sum(), sums.new_tensor(len(psnr))])
         return sums

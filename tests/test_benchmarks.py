@@ -301,7 +301,7 @@ def test_a_learner_goes_on_from_a_copy_without_touching_the_original():
 
 def test_loader_reports_folder_and_pool(tmp_path, monkeypatch):
     monkeypatch.setattr(loader, "LARGE", 40)
-    monkeypatch.setattr("maelib.train.LARGE", 40)
+    monkeypatch.setattr("maelib.sources.LARGE", 40)
     recipe = replace(loader.RECIPES["facade_tiny"], model=SHAPE, batch_size=4, val_images=4)
     monkeypatch.setattr(loader, "RECIPES", {"facade_tiny": recipe})
     loader.main(loader.LoaderConfig(files=60, steps=5, recipes=("facade_tiny",), out=tmp_path))

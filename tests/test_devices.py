@@ -1,6 +1,9 @@
-"""Several processes learn what one would, and end well when one of them dies."""
+"""Several processes learn what one would, each with all of the model or a share, and end well when one dies."""
 
+import json
 import os
+import pickle
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,10 +19,12 @@ from unwedged import draw_unwedged
 
 from maelib import train
 from maelib.checkpoint import load_tensors
-from maelib.data import StepSampler
-from maelib.model import MAEConfig
+from maelib.data import Images, StepSampler
+from maelib.losses import ReconstructionLoss
+from maelib.model import MAEConfig, MaskedAutoencoder
 from maelib.recipes import TrainConfig
 from maelib.tracking import read_log
+from maelib.validation import Validation
 
 SMALL = MAEConfig(img_size=32, embed_dim=32, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
                   decoder_num_heads=1)  # fmt: skip
@@ -97,6 +102,124 @@ def test_two_processes_lose_what_one_loses(config, tmp_path, launcher):
     torch.testing.assert_close(weights, one, rtol=1e-3, atol=1e-4)
     assert said.count("trained ") <= 2
     assert {path.name for path in two.out.iterdir()} == {path.name for path in config.out.iterdir()}
+
+
+NOTEBOOK = """
+import json, pickle, sys
+from pathlib import Path
+
+import matplotlib.pyplot, torchvision.transforms.v2, torch.distributed.fsdp  # once, before processes are forked
+import torch
+from accelerate import notebook_launcher
+
+from maelib.devices import make_accelerator, prepare_model
+from maelib.model import MaskedAutoencoder
+from maelib.optim import make_optimizers
+from maelib.train import train
+
+
+def weigh(config):  # numbers that this process holds, of the weights and of the optimiser's averages
+    accelerator = make_accelerator(config)
+    model = prepare_model(MaskedAutoencoder(config.model), accelerator, config.shard)
+    (optimizer,) = make_optimizers(model, "adamw", 1e-3, 0.0)
+    size, count = config.model.img_size, config.model.grid_size[0] * config.model.grid_size[1]
+    model(torch.rand(2, 3, size, size), torch.arange(count).expand(2, -1) % 2 == 0).square().mean().backward()
+    optimizer.step()
+    averages = [state["exp_avg"] for state in optimizer.state.values()]
+    held = [sum(x.to_local().numel() for x in tensors) for tensors in (list(model.parameters()), averages)]
+    (config.out.parent / f"held-{accelerator.process_index}.json").write_text(json.dumps(held))
+
+
+folder, *ports = sys.argv[1:]
+jobs = pickle.loads((Path(folder) / "jobs").read_bytes())
+for (job, config), port in zip(jobs, ports, strict=True):
+    try:
+        notebook_launcher({"train": train, "weigh": weigh}[job], (config,), num_processes=2, use_port=port)
+    except Exception as error:
+        print(error)
+"""
+
+
+def notebook(folder: Path, *jobs: tuple[str, TrainConfig]) -> str:
+    """Do each job in two processes that accelerate's notebook launcher starts; returns what was printed."""
+    (folder / "jobs").write_bytes(pickle.dumps(jobs))
+    command = [sys.executable, "-c", NOTEBOOK, str(folder), *(str(free_port()) for _ in jobs)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    run = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert run.returncode == 0, run.stdout[-3000:]
+    return run.stdout
+
+
+def cut_back(run: Path, to: Path) -> None:
+    """A copy of a run as it was at the checkpoint before its last."""
+    shutil.copytree(run, to)
+    os.replace(to / "state-1.safetensors", to / "state.safetensors")
+
+
+def test_processes_that_share_a_model_learn_what_one_learns_and_go_on_where_it_stopped(config, tmp_path):
+    model = replace(SMALL, embed_dim=36, num_heads=3, class_token=True, rotary=False)
+    config = replace(config, model=model, steps=20, eval_every=10)
+    shared, taken, few = (replace(config, shard=True, out=tmp_path / name) for name in ("shared", "taken", "few"))
+    train.train(config)
+    cut_back(config.out, taken.out)
+    few = replace(few, val_images=1)
+    jobs = ("train", shared), ("train", replace(taken, resume=True, accumulate=2)), ("weigh", shared), ("train", few)
+    said = notebook(tmp_path, *jobs)
+    assert "1 validation image(s) are fewer than the 2 processes that share the model" in said
+
+    back = replace(config, out=tmp_path / "back", resume=True)
+    cut_back(shared.out, back.out)
+    train.train(back)
+    rows, one = read_log(config.out / "log.csv"), load_tensors(config.out / "state.safetensors")[0]
+    for other in (shared, taken, back):
+        assert read_log(other.out / "log.csv") == [
+            {name: pytest.approx(value, rel=1e-5, abs=1e-5) for name, value in row.items()} for row in rows
+        ]
+        state = load_tensors(other.out / "state.safetensors")[0]
+        torch.testing.assert_close(state, one, rtol=1e-3, atol=1e-4)
+    assert {path.name for path in shared.out.iterdir()} == {path.name for path in config.out.iterdir()}
+
+    held = [json.loads((tmp_path / f"held-{rank}.json").read_text()) for rank in range(2)]
+    parameters = MaskedAutoencoder(model).parameters()
+    total = np.array([[p.numel(), p.numel() * p.requires_grad] for p in parameters]).sum(axis=0)
+    assert (np.sum(held, axis=0) == total).all()
+    assert (np.max(held, axis=0) < 0.52 * total).all()  # what has one row, such as a token, is the first one's
+
+
+def test_processes_that_share_a_validation_call_the_model_equally_often():
+    images, model = torch.rand(65, 3, 32, 32), MaskedAutoencoder(SMALL)
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    parts = [Validation(images, SMALL, "mixed", 0.5, part=slice(rank, None, 2)) for rank in range(2)]
+    counts = []
+    for part in parts:
+        calls.clear()
+        part(model, ReconstructionLoss(SMALL))
+        counts.append(len(calls))
+    assert counts == [8, 8]  # 33 and 32 images, at most 32 at a time, four times
+
+
+def test_the_fsdp_of_the_launcher_is_refused_with_its_cure(config, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as --use_fsdp does
+    with pytest.raises(ValueError, match=r"--use_fsdp.*launch without it.*--shard"):
+        train.train(config)
+
+
+@pytest.mark.parametrize("all_patches", [False, True])
+def test_parts_without_anything_to_hide_count_only_where_the_whole_batch_has_nothing_else(
+    config, tmp_path, monkeypatch, all_patches
+):
+    def batch(images: Images, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        void = torch.tensor([next(blank) for _ in indices])
+        return images.__getitems__(indices), void[:, None, None].expand(-1, 32, 32)
+
+    monkeypatch.setattr(Images, "batch", batch)
+    config = replace(config, steps=2, perceptual_weight=0.0, all_patches=all_patches, val_share=0.1)
+    for one in (config, replace(config, accumulate=4, out=tmp_path / "parts")):
+        blank = iter([False] * 3 + [True] * 2 + [False] * 4 + [True] * 2 + [True] * 8)  # validation, mixed, all void
+        train.train(one)
+    rows, others = (read_log(path / "log.csv") for path in (config.out, tmp_path / "parts"))
+    assert others == [{name: pytest.approx(value, rel=1e-5) for name, value in row.items()} for row in rows]
 
 
 def test_accumulated_passes_learn_what_a_large_batch_learns(config, tmp_path):

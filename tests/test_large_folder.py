@@ -8,7 +8,7 @@ import pytest
 import torch
 from unwedged import draw_unwedged
 
-from maelib import large_folder, train
+from maelib import large_folder, sources, train
 from maelib.checkpoint import load_tensors
 from maelib.data import read_folder
 from maelib.large_folder import FileImages
@@ -36,7 +36,7 @@ def images(folder):
 
 @pytest.fixture
 def config(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "LARGE", 10)  # files
+    monkeypatch.setattr(sources, "LARGE", 10)  # files
     return TrainConfig(
         out=tmp_path / "run", model=SMALL, data=folder, steps=12, batch_size=4, eval_every=6, precision="float32"
     )
@@ -122,7 +122,7 @@ def test_a_near_duplicate_of_an_image_to_validate_on_is_not_trained_on(folder, i
 def test_a_run_on_a_large_folder_reads_no_more_than_it_needs(config, monkeypatch):
     seen = []
     monkeypatch.setattr(large_folder, "read_photo", lambda path: seen.append(path.name) or np.load(path))
-    images, val_images, _ = train.load_images(replace(config, val_images=2))
+    images, val_images, _ = sources.load_images(replace(config, val_images=2))
     assert len(seen) == 2
     assert len(images) + len(val_images) == 24
 

@@ -43,7 +43,7 @@ FLOORS = (
     {"weights"},
     {"evaluate", "reconstruct", "tracking", "fetch"},
     {"validation", "recipes"},
-    {"runs", "devices"},
+    {"runs", "devices", "sources"},
     {"train"},
     {"classifier", "profile"},
     {"transfer"},

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 from unwedged import draw_unwedged
 
-from maelib import checkpoint, train
+from maelib import checkpoint, sources, train
 from maelib.augment import Augment, to_float
 from maelib.checkpoint import load_model, load_tensors
 from maelib.losses import masked_mse
@@ -132,7 +132,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(config, tmp_path, monkey
 
 
 def test_validation_is_fixed_and_apart_from_training(config, monkeypatch):
-    train_images, val_images, _ = train.load_images(config)
+    train_images, val_images, _ = sources.load_images(config)
     assert not set(train_images.names) & set(val_images.names)
     monkeypatch.setattr(Augment, "apply", None)  # validation never augments
     model = MaskedAutoencoder(SMALL)
@@ -145,7 +145,7 @@ def test_validation_is_fixed_and_apart_from_training(config, monkeypatch):
 
 def test_validation_loss_is_on_the_scale_of_the_training_loss(config):
     """Same images, same masks, same loss: the one number the other would be."""
-    _, images, _ = train.load_images(config)
+    _, images, _ = sources.load_images(config)
     validation = Validation(to_float(images.__getitems__(range(len(images)))), SMALL, "mixed", 0.5)
     model, loss = MaskedAutoencoder(SMALL), train.ReconstructionLoss(SMALL)
     mask = validation.masks["val_loss"]
@@ -155,7 +155,7 @@ def test_validation_loss_is_on_the_scale_of_the_training_loss(config):
 
 def test_drawn_facades_and_a_folder_can_be_mixed(config, monkeypatch, tmp_path):
     monkeypatch.setenv("MAELIB_CACHE", str(tmp_path / "cache"))
-    train_images, val_images, _ = train.load_images(replace(config, drawn=5))
+    train_images, val_images, _ = sources.load_images(replace(config, drawn=5))
     assert len(train_images) == 24 - len(val_images) + 5
     assert train_images.__getitems__([0, len(train_images) - 1]).shape == (2, 3, 32, 32)
 
@@ -279,7 +279,7 @@ def test_the_blend_and_its_terms_are_logged_on_one_scale_and_other_runs_log_what
 
 
 def test_validation_terms_are_what_the_loss_says_of_the_same_images(perceptual):
-    _, images, _ = train.load_images(perceptual)
+    _, images, _ = sources.load_images(perceptual)
     validation = Validation(to_float(images.__getitems__(range(len(images)))), SMALL, "mixed", 0.5)
     model, features = MaskedAutoencoder(SMALL), vgg19("random", perceptual.vgg_layers)
     loss, mask = train.ReconstructionLoss(SMALL, 0.6, 0.4, features), validation.masks["val_loss"]
@@ -356,7 +356,7 @@ def test_no_mask_and_no_loss_of_a_run_touches_a_wedge(config, wedged_folder, mon
 
 
 def test_wedges_are_looked_for_when_asked_and_change_nothing_where_there_are_none(config, wedged_folder):
-    found, ignored = (train.load_images(replace(config, data=wedged_folder, wedges=wedges))[0] for wedges in (1, 0))
+    found, ignored = (sources.load_images(replace(config, data=wedged_folder, wedges=wedges))[0] for wedges in (1, 0))
     assert found.voids is not None
     assert ignored.voids is None
     assert np.array_equal(found.images, ignored.images)
@@ -387,8 +387,8 @@ def test_drawn_pools_are_searched_for_wedges_too(config, monkeypatch, tmp_path):
     y, x = np.mgrid[:32, :32]
     images = draw_unwedged(6, 32)
     images[:, x + y > 45] = 0
-    monkeypatch.setattr(train, "drawn_pool", lambda count, size, seed=0: train.Images(images, list("abcdef")))
-    both = train.load_images(replace(config, data=None, drawn=6))
+    monkeypatch.setattr(sources, "drawn_pool", lambda count, size, seed=0: sources.Images(images, list("abcdef")))
+    both = sources.load_images(replace(config, data=None, drawn=6))
     assert all(part.voids is not None for part in both[:2])
 
 
@@ -415,8 +415,8 @@ def test_a_loss_that_is_no_number_stops_with_step_images_and_the_last_good_check
         FloatingPointError, match=r"step 5: loss nan; its images: \d\d.npy, .*step 3 in .*on-nan skip"
     ) as e:
         train.train(config)
-    epoch = train.StepSampler(range(len(train.load_images(config)[0])), 4, 6, 0, 4)
-    names = [train.load_images(config)[0].names[i] for i in next(iter(epoch))]
+    epoch = train.StepSampler(range(len(sources.load_images(config)[0])), 4, 6, 0, 4)
+    names = [sources.load_images(config)[0].names[i] for i in next(iter(epoch))]
     assert ", ".join(names) in str(e.value)
     assert load_tensors(config.out / "state.safetensors")[1]["step"] == 3
     assert all(tensor.isfinite().all() for tensor in weights(config.out / "model.safetensors").values())
@@ -485,6 +485,13 @@ def test_the_last_states_and_the_best_model_are_kept(config, monkeypatch):
         "model.safetensors": 8, "best.safetensors": 4,
         "state.safetensors": 8, "state-1.safetensors": 6, "state-2.safetensors": 4,
     }  # fmt: skip
+
+
+def test_checkpoints_beyond_those_to_keep_go_when_fewer_are_kept(config):
+    train.train(replace(config, steps=4, eval_every=1, keep=4))
+    train.train(replace(config, steps=5, eval_every=1, keep=2, resume=True))
+    states = {path.name: load_tensors(path)[1]["step"] for path in config.out.glob("state*.safetensors")}
+    assert states == {"state.safetensors": 5, "state-1.safetensors": 4}
 
 
 @pytest.mark.parametrize("fails", [{1}, {2}, {1, 2}])

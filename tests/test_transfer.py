@@ -32,7 +32,7 @@ from maelib.labelled import (
     pick_balanced,
 )
 from maelib.model import MAEConfig
-from maelib.train import VALIDATION_SEED
+from maelib.sources import VALIDATION_SEED
 from maelib.transfer import FinetuneConfig, ProbeConfig, compare, random_weights, standard_error, table
 
 SMALL = MAEConfig(img_size=32, embed_dim=16, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
