@@ -251,7 +251,7 @@ def test_the_library_stays_small() -> None:
 
 @pytest.mark.xfail(
     strict=True,
-    reason="some 6,900 lines (exercises 1,900, drawing 880): what the issues ask for needs another bound",
+    reason="some 7,100 lines (exercises 1,900, drawing 880): what the issues ask for needs another bound",
 )
 def test_the_whole_library_stays_under_3000_lines() -> None:
     assert sum(map(code_lines, MODULES)) < 3000
