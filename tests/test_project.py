@@ -31,7 +31,7 @@ TOP_LEVEL = {
 
 # A module imports only from rows above its own.
 FLOORS = (
-    {"patches", "facade_parts", "files", "wedges"},
+    {"patches", "facade_parts", "files", "settings", "wedges"},
     {"masking", "facade_windows", "photos", "downloads", "crops"},
     {"facade_ends", "package_index"},
     {"facade_building", "vgg_weights"},
