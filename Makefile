@@ -19,7 +19,7 @@ NBVAL  := --nbval --nbval-current-env --dist loadscope --no-loadscope-reorder no
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test test-all setup weights environment notebooks badges faults picture lock \
+.PHONY: help lab test test-all setup weights environment notebooks badges faults fuzz picture lock \
         wheel clean
 
 help:       ## list the commands
@@ -48,12 +48,19 @@ badges: setup ## say where the repository is, for Colab: REPO=https://github.com
 faults: setup ## plant faults in the library, one by one, and see the notebooks notice each
 	$(BIN)/python notebooks/faults.py
 
+# Once. Where atheris has no build, as on macOS, hypothesis works alone and the report says so.
+fuzz: setup ## ten minutes of broken files for every reader; FUZZ_ARGS="--seconds 60" passes through
+	@[ -e $(VENV)/fuzz ] || { $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install) \
+	    --no-build-isolation -e '.[fuzz]' && touch $(VENV)/fuzz; } || echo "hypothesis works alone"
+	$(BIN)/python benchmarks/fuzz.py $(FUZZ_ARGS)
+
 picture: setup ## run the README's example, which draws data/repair.png
 	sed -n '/^```python$$/,/^```$$/p' README.md | sed '/^```/d' > $(VENV)/example.py
 	cd data && ../$(BIN)/python ../$(VENV)/example.py
 
+LOCKED := course classical wandb dev
 lock:       ## pin the environment anew (needs uv); LOCK_ARGS=--upgrade moves to newer versions
-	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \
+	uv pip compile pyproject.toml $(addprefix --extra ,$(LOCKED)) --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
 	    --quiet --output-file requirements.lock $(LOCK_ARGS)
 	$(MAKE) setup

@@ -90,8 +90,10 @@ def read_lock() -> list[tuple[str, str, Marker | None]]:
 
 
 def wanted() -> list[Requirement]:
-    """Every requirement of pyproject.toml, those of the extras included."""
-    extras = PROJECT["optional-dependencies"].values()
+    """Every requirement of pyproject.toml, those of the extras that `make lock` pins included."""
+    locked = re.search(r"^LOCKED := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
+    assert set(PROJECT["optional-dependencies"]) - set(locked) == {"fuzz"}
+    extras = [PROJECT["optional-dependencies"][extra] for extra in locked]
     return [Requirement(line) for line in PROJECT["dependencies"] + [line for extra in extras for line in extra]]
 
 
