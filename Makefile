@@ -19,7 +19,7 @@ NBVAL  := --nbval --nbval-current-env --dist loadscope --no-loadscope-reorder no
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test test-all setup weights environment notebooks badges faults bench picture lock \
+.PHONY: help lab test test-all setup weights environment notebooks badges faults bench fuzz picture lock \
         wheel clean
 
 help:       ## list the commands
@@ -54,6 +54,12 @@ bench: setup ## measure speed, data loading and quality for time beside other li
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/time_to_quality.py
+
+# Once. Where atheris has no build, as on macOS, hypothesis works alone and the report says so.
+fuzz: setup ## ten minutes of broken files for every reader; FUZZ_ARGS="--seconds 60" passes through
+	@[ -e $(VENV)/fuzz ] || { $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install) \
+	    --no-build-isolation -e '.[fuzz]' && touch $(VENV)/fuzz; } || echo "hypothesis works alone"
+	$(BIN)/python benchmarks/fuzz.py $(FUZZ_ARGS)
 
 picture: setup ## run the README's example, which draws data/repair.png
 	sed -n '/^```python$$/,/^```$$/p' README.md | sed '/^```/d' > $(VENV)/example.py

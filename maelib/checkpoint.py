@@ -19,6 +19,7 @@ from torch import Tensor
 
 from maelib.files import write_atomic
 from maelib.model import MAEConfig, MaskedAutoencoder
+from maelib.settings import from_json, read_json
 
 
 class CheckpointError(ValueError):
@@ -67,7 +68,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{path} holds no maelib configuration; it was written by other software")
     if metadata.get("sha256", checksum := _checksum(tensors, told)) != checksum:
         raise CheckpointError(f"{path} is damaged: its checksum does not match; fetch it again or use an earlier one")
-    return tensors, json.loads(told)
+    try:
+        about = read_json(told)
+    except ValueError as error:
+        raise CheckpointError(f"{path} describes itself in {error}; fetch it again or use an earlier one") from error
+    if not isinstance(about, dict):
+        raise CheckpointError(f"{path} describes itself as a {type(about).__name__}; fetch it again or train it anew")
+    return tensors, about
 
 
 def save_model(path: Path, model: MaskedAutoencoder, about: Mapping[str, Any]) -> None:
@@ -87,12 +94,20 @@ def load_model(path: Path) -> MaskedAutoencoder:
     config = about.get("model")
     known = {field.name for field in fields(MAEConfig)}
     if not isinstance(config, dict) or set(config) != known:
-        odd = sorted(set(config or {}) ^ known)
+        odd = sorted(set(config) ^ known) if isinstance(config, dict) else sorted(known)
         raise CheckpointError(f"{path} describes another kind of model (differing entries: {odd}); train it again")
-    model = MaskedAutoencoder(MAEConfig(**config))
     try:
+        config = from_json(MAEConfig, config, "model")
+    except ValueError as error:
+        raise CheckpointError(f"{path} describes a model that cannot be: {error}") from error
+    try:
+        if config.depth + config.decoder_depth > len(tensors):
+            raise RuntimeError(f"{config.depth} + {config.decoder_depth} blocks in {len(tensors)} tensors")
+        with torch.device("meta"):  # a description may claim any size: memory only for one that fits the file
+            MaskedAutoencoder(config).load_state_dict(tensors, assign=True)
+        model = MaskedAutoencoder(config)
         model.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path} does not hold the weights it describes: {reason}") from error
     return model.eval()

@@ -72,7 +72,7 @@ class MAEConfig:
                     f"{part}embed_dim {dim} over {heads} heads is {dim // heads} a head, and rotary positions need a "
                     f"multiple of 4; use {part}embed_dim {max(1, dim // heads // 4) * 4 * heads}, or rotary False"
                 )
-        for name in ("depth", "decoder_depth", "mlp_ratio"):
+        for name in ("embed_dim", "decoder_embed_dim", "depth", "decoder_depth", "mlp_ratio"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} {getattr(self, name)} is not positive; use 1 or more")
 

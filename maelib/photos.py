@@ -126,6 +126,8 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 def _open_image(path: Path) -> Photo:
     with Image.open(path) as image:
         _check_size(image.height, image.width, path)
+        if image.format == "EPS":  # Pillow would have Ghostscript run it
+            raise PhotoError(f"{path}: PostScript is a program, not pixels; export it as PNG or JPEG")
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":  # phones put previews behind the one picture of an MPO
             raise PhotoError(f"{path}: holds {frames} frames or pages; save the one to use as PNG or JPEG")

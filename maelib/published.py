@@ -4,7 +4,6 @@ What a file is shows in what it holds, not in its name.
 """
 
 import argparse
-import json
 import pickle
 import re
 import zipfile
@@ -19,7 +18,9 @@ from torch import Tensor
 
 from maelib.checkpoint import CheckpointError
 from maelib.layouts import Weights, from_hugging_face
+from maelib.settings import read_json
 
+_MOST_REPEATED = 2**28  # bytes
 _HOST = "https://dl.fbaipublicfiles.com/mae"
 
 
@@ -79,8 +80,6 @@ def _read_pickle(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # the authors' training script adds its options
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except OSError:
-        raise
     except Exception as error:  # damaged files fail in any way
         named = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if named:
@@ -92,6 +91,25 @@ def _read_pickle(path: Path) -> Any:
         raise CheckpointError(
             f"{path} is no whole file of weights ({reason or 'it ends too early'}); fetch it again, or check the path"
         ) from error
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor lies in memory number by number; one that repeats a few may claim any size."""
+    if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_nested:
+        return False
+    return tensor.nbytes <= max(tensor.untyped_storage().nbytes(), _MOST_REPEATED)
+
+
+def _read_norm_pix(path: Path) -> bool | None:
+    """What Hugging Face's `config.json` says of normalised pixels; transformers leaves out what is its default."""
+    try:
+        told = read_json(path.read_bytes())
+    except ValueError as error:
+        raise CheckpointError(f"{path} is {error}; fetch it again, or take it away") from error
+    norm_pix = told.get("norm_pix_loss") if isinstance(told, dict) else told
+    if not isinstance(norm_pix, bool | None):
+        raise CheckpointError(f"{path} says no true or false for norm_pix_loss; fetch it again, or take it away")
+    return norm_pix
 
 
 def read_weights(path: Path) -> tuple[Weights, bool | None]:
@@ -114,22 +132,33 @@ def read_weights(path: Path) -> tuple[Weights, bool | None]:
         try:
             with safe_open(path, framework="pt") as file:
                 found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        except SafetensorError as error:
+        except (SafetensorError, KeyError) as error:  # KeyError: a type of numbers that torch has not
             raise CheckpointError(f"{path} is no whole safetensors file ({error}); fetch it again") from error
     else:
         found = _read_pickle(path)
     norm_pix = OFFICIAL[path.stem].norm_pix if path.stem in OFFICIAL else None
     if isinstance(found, Mapping):
-        norm_pix = getattr(found.get("args"), "norm_pix_loss", norm_pix)
+        told = getattr(found.get("args"), "norm_pix_loss", None)
+        norm_pix = told if isinstance(told, bool) else norm_pix
         found = next((found[key] for key in ("model", "state_dict") if isinstance(found.get(key), Mapping)), found)
     entries = found.items() if isinstance(found, Mapping) else ()
     weights = {name: tensor for name, tensor in entries if isinstance(name, str) and isinstance(tensor, Tensor)}
     if not weights:
         raise CheckpointError(f"{path} holds no named weights but a {type(found).__name__}; save a state dict instead")
+    for name, tensor in weights.items():
+        if not _is_plain(tensor):
+            raise CheckpointError(
+                f"{path}: {name} is no plain array of numbers (sparse, quantised, repeated, or without its data); "
+                "save `tensor.dequantize().to_dense().cpu().clone()` instead"
+            )
     for prefix in ("_orig_mod.", "module."):
         if all(name.startswith(prefix) for name in weights):
             weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
     if any(name.startswith("vit.") for name in weights):
-        weights, beside = from_hugging_face(weights), path.with_name("config.json")
-        norm_pix = json.loads(beside.read_text(encoding="utf-8")).get("norm_pix_loss") if beside.is_file() else norm_pix
+        try:
+            weights = from_hugging_face(weights)
+        except RuntimeError as error:
+            raise CheckpointError(f"{path} holds queries, keys and values that do not fit: {error}") from error
+        beside = path.with_name("config.json")
+        norm_pix = _read_norm_pix(beside) if beside.is_file() else norm_pix
     return weights, norm_pix

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from maelib import checkpoint
-from maelib.augment import Augment
-from maelib.model import MAEConfig, MaskedAutoencoder
+from maelib.model import MaskedAutoencoder
 from maelib.recipes import TrainConfig
+from maelib.settings import from_json, read_json
 from maelib.vgg_weights import WEIGHTS
 
 
@@ -104,16 +104,25 @@ def load_run(config: TrainConfig, model: MaskedAutoencoder, optimizers: list) ->
     Returns its step, the terms not yet logged, and what to tell of newer ones that are damaged.
     """
     tensors, about, notes = _read_state(config)
-    model.load_state_dict({name: _as_shared(tensors.pop(f"model.{name}"), x) for name, x in model.state_dict().items()})
-    for i, optimizer in enumerate(optimizers):
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, tensor in tensors.items():
-            owner, parameter, name = key.split(".", 2)
-            if int(owner) == i:
-                state.setdefault(int(parameter), {})[name] = _as_shared(tensor, parameters[int(parameter)])
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return about["step"], [torch.tensor(loss).reshape(-1) for loss in about["losses"]], notes
+    try:
+        losses = [torch.tensor(loss, dtype=torch.float32).reshape(-1) for loss in about["losses"]]
+        step = from_json(int, about["step"], "step")
+        now = model.state_dict()
+        model.load_state_dict({name: _as_shared(tensors.pop(f"model.{name}"), x) for name, x in now.items()})
+        for i, optimizer in enumerate(optimizers):
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            state: dict[int, dict[str, Tensor]] = {}
+            for key, tensor in tensors.items():
+                owner, parameter, name = key.split(".", 2)
+                if int(owner) == i:
+                    state.setdefault(int(parameter), {})[name] = _as_shared(tensor, parameters[int(parameter)])
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise checkpoint.CheckpointError(
+            f"{config.out} holds a state, {states(config.out, 1)[0].name}, of another run or version ({error}); start "
+            "anew with another --out"
+        ) from error
+    return step, losses, notes
 
 
 def plain(config: TrainConfig) -> dict:
@@ -128,16 +137,16 @@ def read_config(run: Path) -> TrainConfig:
     ------
     FileNotFoundError
         When there is no such run.
+    ValueError
+        When what it says of itself is damaged, or of another version of this library.
     """
     path = Path(run) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; start a run there before resuming it")
-    told = json.loads(path.read_text(encoding="utf-8"))
-    model, augment = MAEConfig(**told.pop("model")), told.pop("augment")
-    augment = Augment(**augment | {"scale": tuple(augment["scale"])})
-    paths = {name: told[name] and Path(told[name]) for name in ("out", "init", "data") if name in told}
-    lists = {name: tuple(told[name]) for name in ("mask_ratio", "vgg_layers") if name in told}
-    return TrainConfig(**told | paths | lists | {"model": model, "augment": augment})
+    try:
+        return from_json(TrainConfig, read_json(path.read_bytes()), "the configuration")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged or not of this version: {error}; restore it or start anew") from error
 
 
 def check_same_run(config: TrainConfig) -> None:

@@ -151,10 +151,12 @@ def load_model(path: Path, seed: int = 0) -> tuple[MaskedAutoencoder, list[str]]
     if written_by_maelib(Path(path)):
         return checkpoint.load_model(path), []
     weights, norm_pix = read_weights(Path(path))
-    config = CONFIGS[_recognise(weights) or "vit_base"]  # the latter to say what does not fit
+    config = replace(CONFIGS[_recognise(weights) or "vit_base"], norm_pix=bool(norm_pix))
+    with torch.device("meta"):  # refuses what does not fit before a model of gigabytes is drawn
+        _check(MaskedAutoencoder(config), weights, norm_pix, Path(path))
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = MaskedAutoencoder(replace(config, norm_pix=bool(norm_pix)))
+        model = MaskedAutoencoder(config)
     return model.eval(), _fill(model, weights, norm_pix, Path(path))
 
 

@@ -258,6 +258,14 @@ def test_what_is_no_image_is_told_apart(tmp_path, name):
         read_photo(tmp_path / name)
 
 
+def test_postscript_is_refused_and_never_run(tmp_path, monkeypatch):
+    Image.fromarray(RGB).save(tmp_path / "program.eps")
+    path = (tmp_path / "program.eps").rename(tmp_path / "photo.png")
+    monkeypatch.setattr("subprocess.Popen", lambda *args, **options: pytest.fail("a program was started"))
+    with pytest.raises(PhotoError, match=r"photo.png: PostScript is a program, not pixels; export it as PNG or JPEG"):
+        open_photo(path)
+
+
 def test_missing_files_and_folders_are_told_apart(tmp_path):
     with pytest.raises(PhotoError, match=r"gone\.png: there is no such file; check the path"):
         read_photo(tmp_path / "gone.png")

@@ -31,7 +31,7 @@ TOP_LEVEL = {
 
 # A module imports only from rows above its own.
 FLOORS = (
-    {"patches", "facade_parts", "files", "wedges"},
+    {"patches", "facade_parts", "files", "settings", "wedges"},
     {"masking", "facade_windows", "photos", "downloads", "crops"},
     {"facade_ends", "package_index"},
     {"facade_building", "vgg_weights"},
@@ -92,7 +92,7 @@ def read_lock() -> list[tuple[str, str, Marker | None]]:
 def wanted() -> list[Requirement]:
     """Every requirement of pyproject.toml, those of the extras that `make lock` pins included."""
     locked = re.search(r"^LOCKED := (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
-    assert set(PROJECT["optional-dependencies"]) - set(locked) == {"bench"}
+    assert set(PROJECT["optional-dependencies"]) - set(locked) == {"bench", "fuzz"}
     extras = [PROJECT["optional-dependencies"][extra] for extra in locked]
     return [Requirement(line) for line in PROJECT["dependencies"] + [line for extra in extras for line in extra]]
 

@@ -288,6 +288,21 @@ def test_files_of_another_kind_are_refused(tmp_path):
         start_from(build(SMALL), tmp_path / "cut.safetensors")
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        torch.ones(1, 1, 1).expand(1, 1 + 2**36, 32),  # 8.8 TB of a square grid, out of four bytes
+        torch.ones(1, 17, 32).to_sparse(),
+        torch.ones(1, 17, 32, device="meta"),
+    ],
+    ids=["repeated", "sparse", "without data"],
+)
+def test_what_is_no_plain_array_of_numbers_is_refused(odd, tmp_path):
+    torch.save({**MaskedAutoencoder(SMALL).state_dict(), "pos_embed": odd}, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError, match=r"odd.pth: pos_embed is no plain array of numbers"):
+        start_from(MaskedAutoencoder(SMALL), tmp_path / "odd.pth")
+
+
 def test_the_table_of_official_files_is_consistent():
     assert len(OFFICIAL) == 10
     for name, official in OFFICIAL.items():
