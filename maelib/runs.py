@@ -37,16 +37,16 @@ def save_run(
     about = {"step": step, "losses": [loss.tolist() for loss in losses]}  # losses that no log row holds yet
     new, paths = config.out / "new.safetensors", states(config.out, config.keep)
     checkpoint.save_tensors(new, {**state, **_named(model)}, about)
-    for older, newer in itertools.pairwise(reversed(paths)):
-        if newer.exists():
-            os.replace(newer, older)
-    os.replace(new, paths[0])
     told = {
         name: value for name, value in plain(config).items() if name not in ("out", "init", "data", "resume", "track")
     }  # no paths
     told["vgg"] = config.vgg if config.vgg in (*WEIGHTS, "random") else Path(config.vgg).name
     for name in ("best", "model") if best else ("model",):
         checkpoint.save_model(config.out / f"{name}.safetensors", model, {"step": step, "training": told})
+    for older, newer in itertools.pairwise(reversed(paths)):
+        if newer.exists():
+            os.replace(newer, older)
+    os.replace(new, paths[0])  # last: a run that resumes from this step never writes that step's models again
 
 
 def states(out: Path, keep: int) -> list[Path]:
