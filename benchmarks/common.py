@@ -20,7 +20,7 @@ DRAWN, PHOTOS = "Drawn facades, held out", "Real photos"
 
 def machine() -> str:
     """What the times were measured on."""
-    name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor()
+    name = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{os.cpu_count()} cores ({name}), {device}, torch {torch.__version__}, Python {platform.python_version()}"
 

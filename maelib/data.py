@@ -313,7 +313,7 @@ def near_duplicates(images: Images, most_bits: int = MOST_BITS) -> np.ndarray:
     group = np.arange(len(codes))
     for i, code in enumerate(codes):
         rivals = i + 1 + np.flatnonzero((codes[i + 1 :] == code).any(axis=1))
-        close = rivals[np.bitwise_count(codes[rivals] ^ code).sum(axis=1) <= most_bits]
+        close = rivals[np.unpackbits(codes[rivals] ^ code, axis=1).sum(axis=1) <= most_bits]
         for other in set(group[close]) - {group[i]}:
             group[group == other] = group[i]
     return np.unique(group, return_inverse=True)[1]

@@ -18,7 +18,7 @@ def native_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 does not tell: float32
         return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
     return False
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from maelib.devices import make_accelerator
 from maelib.masking import MASKS
@@ -74,6 +74,7 @@ def profile(config: TrainConfig, rounds: int = 5) -> list[Stage]:
 
     With `config.accumulate` the images are those of one forward pass; in several processes, run it in one.
     """
+    _count_attention_on_cpus()
     step, seconds = _Step(config), defaultdict(list)
     flops, kept = defaultdict(int), defaultdict(int)
 
@@ -106,6 +107,13 @@ def profile(config: TrainConfig, rounds: int = 5) -> list[Stage]:
     for watch in (clock, *[clock] * rounds, operations, memory):
         step(watch)
     return [Stage(name, median(times[1:]), flops[name], kept[name]) for name, times in seconds.items()]
+
+
+def _count_attention_on_cpus() -> None:
+    """Have the products in a CPU's fused attention counted as a GPU's are, where torch does not (2.9 does not)."""
+    aten = torch.ops.aten
+    for name in ("_scaled_dot_product_flash_attention{}", "_scaled_dot_product_flash_attention{}_backward"):
+        flop_registry.setdefault(getattr(aten, name.format("_for_cpu")), flop_registry[getattr(aten, name.format(""))])
 
 
 def _now(device: torch.device) -> float:

@@ -56,12 +56,6 @@ def save_run(config: TrainConfig, tensors: dict[str, Tensor], step: int, losses:
     about = {"step": step, "losses": [loss.tolist() for loss in losses]}  # losses that no log row holds yet
     new, paths = config.out / "new.safetensors", states(config.out, config.keep)
     checkpoint.save_tensors(new, tensors, about)
-    for older, newer in itertools.pairwise(reversed(paths)):
-        if newer.exists():
-            os.replace(newer, older)
-    os.replace(new, paths[0])
-    for beyond in set(config.out.glob("state-*.safetensors")) - set(paths):  # fewer are kept than before
-        beyond.unlink()
     told = {
         name: value for name, value in plain(config).items() if name not in ("out", "init", "data", "resume", "track")
     }  # no paths
@@ -70,6 +64,12 @@ def save_run(config: TrainConfig, tensors: dict[str, Tensor], step: int, losses:
     about = {"model": asdict(config.model), "step": step, "training": told}
     for name in ("best", "model") if best else ("model",):
         checkpoint.save_tensors(config.out / f"{name}.safetensors", weights, about)
+    for older, newer in itertools.pairwise(reversed(paths)):
+        if newer.exists():
+            os.replace(newer, older)
+    os.replace(new, paths[0])  # last: a run that resumes from this step never writes that step's models again
+    for beyond in set(config.out.glob("state-*.safetensors")) - set(paths):  # fewer are kept than before
+        beyond.unlink()
 
 
 def states(out: Path, keep: int) -> list[Path]:

@@ -1,6 +1,7 @@
 """What a run writes down: a CSV log, its curves, pictures of what the model repairs, and the same for a tracker."""
 
 import csv
+import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from maelib.files import write_atomic
 from maelib.masking import mask_to_pixels
 from maelib.model import MaskedAutoencoder
 from maelib.patches import unpatchify
@@ -30,12 +32,12 @@ class CsvLog:
         self._rewrite()
 
     def _rewrite(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="") as file:
-            if self.rows:
-                writer = csv.DictWriter(file, self.rows[0])
-                writer.writeheader()
-                writer.writerows(self.rows)
+        file = io.StringIO(newline="")
+        if self.rows:
+            writer = csv.DictWriter(file, self.rows[0])
+            writer.writeheader()
+            writer.writerows(self.rows)
+        write_atomic(self.path, file.getvalue().encode())
 
     def add(self, row: Mapping[str, float]) -> None:
         """Append one row, which must hold `step`, and bring it to the disk."""

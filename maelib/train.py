@@ -106,6 +106,8 @@ class _Run:
         mine = slice(self.rank, None, self.processes)
         self.validation = Validation(val_images, config.model, config.mask, ratio, val_voids, mine, self.total)
         if self.is_main:
+            for partial in config.out.glob(".*.partial"):  # of a run that was killed while it wrote
+                partial.unlink()
             self.log = CsvLog(config.out / "log.csv", self.done)
             write_atomic(config.out / "config.json", json.dumps(plain(config), indent=2).encode())
         if config.track:

@@ -52,7 +52,7 @@ def find_wedges(photos: np.ndarray) -> np.ndarray:
             if not filled.any():
                 continue
             level = np.bincount(photo[filled].ravel()).argmax()  # the one that most of it has
-            filled &= np.abs(photo - level.astype(np.int16)).max(axis=-1) <= NEAR
+            filled &= np.abs(photo.astype(np.int16) - level).max(axis=-1) <= NEAR
             for turn in range(4):  # each border in turn lies to the left
                 for wedge in _beyond_lines(np.rot90(filled, turn), np.rot90(photo, turn)):
                     wedges[i] |= np.rot90(wedge, -turn)

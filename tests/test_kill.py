@@ -1,21 +1,76 @@
-"""Killed at any moment and resumed, a run ends with the weights of a run that nobody killed."""
+"""Killed at any moment and resumed, a run ends as one that nobody killed."""
 
+import itertools
+import multiprocessing
+import os
 import random
+import shutil
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-import torch
 
 from maelib.checkpoint import load_tensors
+from maelib.cli import main
 from maelib.facades import draw_images
 
 SMALL = {"img-size": 32, "embed-dim": 32, "num-heads": 2, "depth": 1, "decoder-embed-dim": 16, "decoder-num-heads": 1}
-STEPS = 120
+EVERY, STEPS = 3, 30
+IMPORTS = ["maelib.train", "accelerate", "matplotlib.pyplot", "torch._dynamo", "torchvision", "tqdm", "tyro"]
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="SIGKILL and forks are Unix's")
+
+
+class Run(NamedTuple):
+    """A run that nobody killed, and its seconds."""
+
+    out: Path
+    seconds: float
+
+
+def go_on(folder: Path, out: Path, steps: int, death: int | None) -> None:
+    """Start the run in `out`, or go on with it; die of SIGKILL in place of its renaming number `death` of a file."""
+    renamings, rename = itertools.count(1), os.replace
+
+    def fatal(old: Path, new: Path) -> None:
+        if next(renamings) == death:
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(old, new)
+
+    os.replace = fatal
+    options = {"out": out, "data": folder, "steps": steps, "batch-size": 4, "eval-every": EVERY, **SMALL}
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    main(["train", *words, *(["--resume"] if any(out.glob("state*.safetensors")) else [])])
+
+
+def start(folder: Path, out: Path, steps: int = STEPS, death: int | None = None) -> BaseProcess:
+    """A process at work on the run in `out`: a fork of one that has imported everything, which is what takes long."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTS)
+    process = context.Process(target=go_on, args=(folder, out, steps, death))
+    process.start()
+    return process
+
+
+def finish(folder: Path, out: Path, steps: int = STEPS) -> None:
+    run = start(folder, out, steps)
+    run.join()
+    assert run.exitcode == 0
+
+
+def assert_same(out: Path, whole: Path) -> None:
+    """Weights, what is told of them and the log are alike to the bit, and no file is left that nobody needs."""
+    for name in ("model", "best"):
+        (tensors, about), (expected, told) = (load_tensors(path / f"{name}.safetensors") for path in (out, whole))
+        assert about == told
+        assert tensors.keys() == expected.keys()
+        assert all(tensors[key].equal(tensor) for key, tensor in expected.items())
+    assert (out / "log.csv").read_text() == (whole / "log.csv").read_text()
+    assert {path.name for path in out.iterdir()} == {path.name for path in whole.iterdir()}
 
 
 @pytest.fixture(scope="module")
@@ -26,43 +81,49 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def start(folder: Path, out: Path) -> subprocess.Popen:
-    """Start a run in `out`, or go on with the one that is there."""
-    resume = ["--resume"] if (out / "state.safetensors").exists() else []
-    options = {"out": out, "data": folder, "steps": STEPS, "batch-size": 4, "eval-every": 3, **SMALL}
-    words = [word for name, value in options.items() for word in (f"--{name}", value)]
-    command = [sys.executable, "-m", "maelib", "train", *words, *resume]
-    return subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-
-
-def finish(run: subprocess.Popen) -> None:
-    _, errors = run.communicate()
-    assert run.returncode == 0, errors.decode()[-2000:]
-
-
 @pytest.fixture(scope="module")
-def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    out = tmp_path_factory.mktemp("whole") / "run"
-    finish(start(folder, out))
-    return load_tensors(out / "model.safetensors")[0]
+def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    out = tmp_path_factory.mktemp("whole")
+    finish(folder, out / "short", EVERY)  # the first process waits for the imports
+    began = time.monotonic()
+    finish(folder, out / "run")
+    return Run(out / "run", time.monotonic() - began)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
-def test_a_killed_run_resumes_to_the_same_weights_to_the_bit(
-    folder: Path, whole: dict[str, torch.Tensor], tmp_path: Path, kills: int
+@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
+def test_a_run_killed_at_random_moments_ends_as_if_nobody_had(
+    folder: Path, whole: Run, tmp_path: Path, kills: int
 ) -> None:
-    out, rng = tmp_path / "run", random.Random(kills)
-    log = out / "log.csv"
-    for _ in range(kills):
-        before = log.stat().st_mtime_ns if log.exists() else 0
+    out, rng, killed, ended = tmp_path / "run", random.Random(kills), 0, 0
+    while killed < kills or not ended:
         run = start(folder, out)
-        while run.poll() is None and not (log.exists() and log.stat().st_mtime_ns > before):
-            time.sleep(0.02)  # until the run opens its log: the first step is near
-        time.sleep(rng.uniform(0, 1.5))
-        run.send_signal(signal.SIGKILL)
-        run.communicate()
+        if killed < kills:
+            run.join(rng.uniform(0, whole.seconds))
+            run.kill()
+        run.join()
+        assert run.exitcode in (0, -signal.SIGKILL)
         if (out / "model.safetensors").exists():
             load_tensors(out / "model.safetensors")  # whole, whenever the run was killed
-    finish(start(folder, out))
-    tensors = load_tensors(out / "model.safetensors")[0]
-    assert all(torch.equal(tensors[name], tensor) for name, tensor in whole.items())
+        if run.exitcode:
+            killed += 1
+        else:  # before its moment came: the next run begins anew
+            assert_same(out, whole.out)
+            shutil.rmtree(out)
+            ended += 1
+
+
+def test_a_run_killed_at_any_write_of_its_last_checkpoint_ends_as_if_nobody_had(
+    folder: Path, whole: Run, tmp_path: Path
+) -> None:
+    cut, short = set(), whole.out.with_name("short")
+    for death in itertools.count(1):
+        out = tmp_path / str(death)
+        run = start(folder, out, EVERY, death)
+        run.join()
+        if run.exitcode == 0:
+            break
+        assert run.exitcode == -signal.SIGKILL
+        cut |= {path.name.split(".")[1] for path in out.glob(".*.partial")}
+        finish(folder, out, EVERY)
+        assert_same(out, short)
+    assert cut == {"log", "config", "new", "best", "model"}  # each was killed while half of it was there

@@ -50,7 +50,7 @@ def test_wedges_are_found_with_their_area_and_edge(drawn, fill, quality):
     """A photo turned and tilted that nowhere has the fill's colour; each wedge starts in a corner."""
     rng = np.random.default_rng(fill)
     for drawing in drawn[rng.permutation(40)[:8]]:
-        photo = np.where(np.abs(drawing - np.int16(fill)) < 20, fill + 30, drawing)
+        photo = np.where(np.abs(drawing.astype(np.int16) - fill) < 20, fill + 30, drawing)
         top, right, bottom, left = rng.uniform(0.08, 0.3, 4)
         image, truth = with_wedges(photo, [(0, 0), (1, top), (1 - right, 1), (left, 1 - bottom)], fill)
         found = find_wedges(jpeg(image, quality) if quality else image)
