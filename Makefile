@@ -62,6 +62,7 @@ bench: setup ## measure speed, data loading and quality for time beside other li
 	    --no-build-isolation -e '.[bench]' && touch $(VENV)/bench; }
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/gpu.py
 	$(BIN)/python benchmarks/time_to_quality.py
 
 # Once. Where atheris has no build, as on macOS, hypothesis works alone and the report says so.

@@ -182,6 +182,16 @@ PEERS: dict[str, Callable[[MAEConfig], nn.Module]] = {
 PACKAGES = {"Hugging Face": "transformers", "lightly": "lightly", "vit-pytorch": "vit-pytorch"}
 
 
+def make_peer(name: str, config: MAEConfig) -> nn.Module:
+    """A peer with random weights; "maelib, compiled" is maelib's as `maelib train --compile` computes it."""
+    torch.manual_seed(0)
+    peer = PEERS[name.removesuffix(", compiled")](config)
+    if name.endswith(", compiled"):
+        for block in (*peer.blocks, *peer.decoder_blocks):
+            block.compile()
+    return peer
+
+
 def versions() -> str:
     """Which versions of the peers these are."""
     return ", ".join(f"{package} {version(package)}" for package in (*PACKAGES.values(), "timm"))

@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 import tyro
 from common import RESULTS, machine
-from peers import PEERS, PlainStep, versions
+from peers import PEERS, PlainStep, make_peer, versions
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,6 +26,7 @@ from maelib.files import write_atomic
 from maelib.losses import ReconstructionLoss
 from maelib.masking import block_mask
 from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder
+from maelib.profile import now
 from maelib.vgg import vgg19
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
@@ -33,7 +34,7 @@ EXPLANATION = """\
 Squared error over hidden patches only, by each library's own loss. Wall: images a second. CPU: images a CPU-second,
 which other work on the machine disturbs least; the ratio is of these. GFLOP/s: the products of forward and backward,
 over wall time; in brackets the share of what a plain matrix product of 2048 x 2048 reaches here. Peak: what a process
-of its own holds that takes two steps, Python and torch included."""
+of its own holds that takes two steps, Python, torch and compiler included. "compiled" is `maelib train --compile`."""
 WHOLE = """\
 The complete step of the recipe: 0.6 squared error + 0.4 perceptual loss, half of the patches hidden. "As it began" is
 the custom MAE's step in float32: a square block, VGG19 run on whole images and from its beginning for every layer."""
@@ -49,7 +50,7 @@ class SpeedConfig:
     """steps of each kind; a first one of each is not counted"""
     ratios: tuple[float, ...] = (0.5, 0.75)
     """shares of patches to hide"""
-    peers: tuple[str, ...] = tuple(PEERS)
+    peers: tuple[str, ...] = (*PEERS, "maelib, compiled")
     """libraries to compare, maelib first"""
     vgg: str = "normalised"
     """VGG19 weights; the times do not depend on them"""
@@ -63,11 +64,11 @@ class Step:
     """A training step of a module whose `loss(images, mask)` is minimised, in one precision."""
 
     def __init__(self, module: nn.Module, dtype: torch.dtype, images: Tensor) -> None:
-        self.module, self.dtype, self.images = module, dtype, images
+        self.module, self.dtype, self.images = module.to(images.device), dtype, images
         self.optimizer = torch.optim.AdamW(module.parameters(), lr=1e-4)
 
     def __call__(self, mask: Tensor) -> None:
-        with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
+        with torch.autocast(mask.device.type, self.dtype, enabled=self.dtype != torch.float32):
             loss = self.module.loss(self.images, mask)
         loss.backward()
         self.optimizer.step()
@@ -92,20 +93,20 @@ def in_turns(kinds: dict[str, Callable[[Tensor], None]], masks: list[Tensor]) ->
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in kinds}
     for mask in masks:
         for name, step in kinds.items():
-            wall, cpu = time.perf_counter(), time.process_time()
+            wall, cpu = now(mask.device), time.process_time()
             step(mask)
-            times[name].append((time.perf_counter() - wall, time.process_time() - cpu))
+            times[name].append((now(mask.device) - wall, time.process_time() - cpu))
     return {name: tuple(statistics.median(x) for x in zip(*all_[1:], strict=True)) for name, all_ in times.items()}
 
 
-def matmul_peak(dtype: torch.dtype, side: int = 2048) -> float:
+def matmul_peak(dtype: torch.dtype, device: torch.device | str = "cpu", side: int = 2048) -> float:
     """FLOP a second of a square matrix product, the best of 20."""
-    a, b = torch.randn(2, side, side).to(dtype).unbind()
+    a, b = torch.randn(2, side, side, device=device).to(dtype).unbind()
     best = float("inf")
     for _ in range(20):
-        began = time.perf_counter()
+        began = now(a.device)
         a @ b
-        best = min(best, time.perf_counter() - began)
+        best = min(best, now(a.device) - began)
     return 2 * side**3 / best
 
 
@@ -150,7 +151,7 @@ WHOLE_STEPS = {"as it began, float32": "plain", "maelib, float32": "float32", "m
 def make_step(name: str, config: SpeedConfig, precision: str, images: Tensor) -> Step:
     """The step of a peer, or of one of WHOLE_STEPS."""
     if name not in WHOLE_STEPS:
-        return Step(PEERS[name](config.shape), DTYPES[precision], images)
+        return Step(make_peer(name, config.shape), DTYPES[precision], images)
     if WHOLE_STEPS[name] == "plain":
         return Step(PlainStep(config.shape, 0.5, config.vgg), torch.float32, images)
     dtype = DTYPES[WHOLE_STEPS[name]]
@@ -161,10 +162,12 @@ def model_table(config: SpeedConfig, ratio: float, precision: str) -> list[str]:
     """Rows of one comparison of the models alone."""
     images, masks = _data(config, ratio, config.rounds + 1)
     steps = {name: make_step(name, config, precision, images) for name in config.peers}
+    for name in (name for name in steps if name.endswith("compiled")):
+        in_turns({name: steps[name]}, masks[:2])  # compiled while nobody waits
     times, peak = in_turns(steps, masks), matmul_peak(DTYPES[precision])
     rows = []
     for name, (wall, cpu) in times.items():
-        speed = step_flops(steps[name], masks[0]) / wall
+        speed = step_flops(steps[name.removesuffix(", compiled")], masks[0]) / wall
         memory = peak_memory(name, config, ratio, precision)
         rows.append(
             f"| {precision}, {ratio:g} hidden | {name} | {len(images) / wall:.1f} | {len(images) / cpu:.2f} | "
@@ -215,7 +218,7 @@ def main(config: SpeedConfig) -> None:
         "|---|---|---|---|---|---|",
         *whole_table(config),
         "",
-        "On a GPU: " + ("see gpu.md" if (config.out / "gpu.md").is_file() else "not measured") + ".",
+        "On a GPU: [gpu.md](gpu.md).",
         "",
     ]
     write_atomic(config.out / "speed.md", "\n".join(lines).encode())

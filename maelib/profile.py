@@ -80,9 +80,9 @@ def profile(config: TrainConfig, rounds: int = 5) -> list[Stage]:
 
     @contextmanager
     def clock(name: str) -> Iterator[None]:
-        began = _now(step.device)
+        began = now(step.device)
         yield
-        seconds[name].append(_now(step.device) - began)
+        seconds[name].append(now(step.device) - began)
 
     @contextmanager
     def operations(name: str) -> Iterator[None]:
@@ -116,7 +116,7 @@ def _count_attention_on_cpus() -> None:
         flop_registry.setdefault(getattr(aten, name.format("_for_cpu")), flop_registry[getattr(aten, name.format(""))])
 
 
-def _now(device: torch.device) -> float:
+def now(device: torch.device) -> float:
     """Seconds, once the device has done what it was asked for."""
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()

@@ -45,6 +45,9 @@ class TrainConfig:
     shard: bool = False
     """let each of several processes hold a share of weights and optimiser state instead of all (FSDP2): slower, but a
     large model then fits"""
+    compile: bool = False
+    """compile the transformer blocks before the first step (torch.compile): faster on a GPU, after a minute or so of
+    waiting; needs a C++ compiler on a CPU"""
     mask: Literal["random", "block", "multi_block", "grid", "square", "mixed"] = "mixed"
     """which patches to hide"""
     mask_ratio: tuple[float, float] = (0.25, 0.75)

@@ -155,7 +155,7 @@ def check_same_run(config: TrainConfig) -> None:
     `config.changed` allows the rest as well, but for the model's shape and what the optimisers are.
     """
     free = {"out", "resume", "changed", "steps", "eval_every", "val_images", "track", "keep", "on_nan"}
-    free |= {"accumulate", "shard"}
+    free |= {"accumulate", "shard", "compile"}
     now, then = plain(config), plain(read_config(config.out))
     if config.changed:
         free = now.keys() - {"model", "optimizer"}

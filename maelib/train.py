@@ -80,7 +80,7 @@ class _Run:
             model = MaskedAutoencoder(config.model)
         self.notes = weights.start_from(model, config.init) if config.init and not config.resume else []
         self.sharded = config.shard and self.processes > 1
-        self.model = prepare_model(model, self.accelerator, config.shard)
+        self.model = prepare_model(model, self.accelerator, config)
         self.bare = self.accelerator.unwrap_model(self.model)
         optimizers = make_optimizers(self.bare, config.optimizer, config.lr, config.weight_decay)
         self.optimizers = [self.accelerator.prepare_optimizer(optimizer) for optimizer in optimizers]

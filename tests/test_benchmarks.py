@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from importlib.util import find_spec
 
+import gpu
 import loader
 import numpy as np
 import peers
@@ -251,7 +252,7 @@ def test_the_step_as_it_began_learns_and_hides_what_the_original_hid():
 
 
 def test_speed_reports_every_kind(tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "matmul_peak", lambda dtype: 1e12)
+    monkeypatch.setattr(speed, "matmul_peak", lambda dtype: 1e12)  # some seconds
     config = speed.SpeedConfig(
         batch_size=2, rounds=1, ratios=(0.5,), peers=("maelib", "Hugging Face"), vgg="random", shape=SHAPE, out=tmp_path
     )
@@ -261,7 +262,6 @@ def test_speed_reports_every_kind(tmp_path, monkeypatch):
     report = (tmp_path / "speed.md").read_text()
     for name in ("| float32, 0.5 hidden | maelib |", "| bf16, 0.5 hidden | Hugging Face |", *speed.WHOLE_STEPS):
         assert name in report
-    assert "On a GPU: not measured" in report
 
 
 def test_peak_memory_is_that_of_a_process_of_its_own(tmp_path):
@@ -309,3 +309,16 @@ def test_loader_reports_folder_and_pool(tmp_path, monkeypatch):
     assert [("60 .npy" in row, "pool" in row) for row in rows] == [(True, False), (True, False), (False, True)]
     with pytest.raises(ValueError, match="files 40: a folder of up to 40 is read at once"):
         loader.LoaderConfig(files=40)
+
+
+def test_the_gpu_report_has_every_kind_or_says_that_nothing_was_measured(tmp_path, monkeypatch):
+    real = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: real(module, backend="aot_eager"))
+    monkeypatch.setitem(gpu.CONFIGS, "facade_base", SHAPE)
+    gpu.main(gpu.GpuConfig(device="", out=tmp_path))
+    assert "Not measured: this machine has no GPU" in (tmp_path / "gpu.md").read_text()
+    gpu.main(gpu.GpuConfig("cpu", batch_size=2, rounds=1, models=("facade_base",), side=64, out=tmp_path))
+    report = (tmp_path / "gpu.md").read_text()
+    assert "Not measured" not in report
+    for kind in ("maelib", "maelib, compiled", "Hugging Face"):
+        assert f"| facade_base | {kind} |" in report

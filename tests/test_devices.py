@@ -120,7 +120,7 @@ from maelib.train import train
 
 def weigh(config):  # numbers that this process holds, of the weights and of the optimiser's averages
     accelerator = make_accelerator(config)
-    model = prepare_model(MaskedAutoencoder(config.model), accelerator, config.shard)
+    model = prepare_model(MaskedAutoencoder(config.model), accelerator, config)
     (optimizer,) = make_optimizers(model, "adamw", 1e-3, 0.0)
     size, count = config.model.img_size, config.model.grid_size[0] * config.model.grid_size[1]
     model(torch.rand(2, 3, size, size), torch.arange(count).expand(2, -1) % 2 == 0).square().mean().backward()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 from dataclasses import replace
 
@@ -343,8 +344,8 @@ def test_no_mask_and_no_loss_of_a_run_touches_a_wedge(config, wedged_folder, mon
         marked.images = np.where(voids[..., None], np.uint8([255, 0, 255]), np.minimum(marked.images, 200))
         return marked
 
-    original = train.Images.with_wedges
-    monkeypatch.setattr(train.Images, "with_wedges", paint)
+    original = sources.Images.with_wedges
+    monkeypatch.setattr(sources.Images, "with_wedges", paint)
     monkeypatch.setattr(train.ReconstructionLoss, "__call__", spy)
     train.train(replace(config, data=wedged_folder, augment=replace(augment, jitter=0), mask_ratio=(0.6, 0.9)))
     assert sum(bool(void.any()) for _, _, void in hidden) > 4
@@ -523,3 +524,28 @@ def test_other_settings_are_taken_when_they_are_meant(config):
     assert read_config(config.out).lr == 1e-3
     with pytest.raises(ValueError, match=r"optimizer muon -> adamw; resume with the same settings$"):
         train.train(replace(config, resume=True, steps=9, optimizer="adamw", changed=True))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_blocks_learn_the_same(config, monkeypatch, backend):
+    if backend == "inductor" and not shutil.which("g++"):
+        pytest.skip("no C++ compiler is installed")
+    compiled, real = [], torch.nn.Module.compile
+
+    def compile_block(module):
+        compiled.append(type(module).__name__)
+        real(module, backend=backend)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_block)
+    train.train(config)
+    assert compiled == []
+    train.train(replace(config, out=config.out.parent / "compiled", compile=True))
+    assert compiled == ["Block"] * (config.model.depth + config.model.decoder_depth)
+    rows = [read_log(run / "log.csv") for run in (config.out, config.out.parent / "compiled")]
+    for plain, other in zip(*rows, strict=True):
+        assert other["train_loss"] == pytest.approx(plain["train_loss"], rel=1e-4)
+        assert other["val_loss"] == pytest.approx(plain["val_loss"], rel=1e-4)
+    assert (
+        weights(config.out / "model.safetensors").keys()
+        == weights(config.out.parent / "compiled" / "model.safetensors").keys()
+    )
