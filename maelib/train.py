@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from tqdm import tqdm
 
+MOST_TOLD = 20  # files left out that are named at once
 MOST_SKIPPED = 20  # steps in a row that --on-nan skip leaves out: after so many the weights themselves are no numbers
 
 
@@ -253,7 +254,9 @@ class _Run:
     def complain(self) -> None:
         """Note the files found unusable since the last call."""
         told = list(self.images.left_out.values())
-        self.notes += [f"left out: {why}" for why in told[self.complaints :]]
+        self.notes += [f"left out: {why}" for why in told[self.complaints : MOST_TOLD]]
+        if self.complaints <= MOST_TOLD < len(told):
+            self.notes.append("left out: more files, all listed at the end")
         self.complaints = len(told)
 
     def list_left_out(self) -> None:

@@ -127,7 +127,9 @@ def test_a_run_on_a_large_folder_reads_no_more_than_it_needs(config, monkeypatch
     assert len(images) + len(val_images) == 24
 
 
-def test_a_run_goes_on_without_files_that_vanish_and_says_which(config, monkeypatch, capsys):
+@pytest.mark.parametrize("most", [2, 20])
+def test_a_run_goes_on_without_files_that_vanish_and_says_which(config, monkeypatch, capsys, most):
+    monkeypatch.setattr(train, "MOST_TOLD", most)
     step = train._Run.step
 
     def vanish(run, *args):
@@ -141,7 +143,9 @@ def test_a_run_goes_on_without_files_that_vanish_and_says_which(config, monkeypa
     told = (config.out / "left_out.txt").read_text().splitlines()
     errors = capsys.readouterr().err
     assert len(told) == 4
-    assert all("there is no such file" in line and errors.count(f"left out: {line}") == 1 for line in told)
+    assert all("there is no such file" in line for line in told)
+    assert sum(errors.count(f"left out: {line}") for line in told) == min(most, 4)
+    assert errors.count("left out: more files, all listed at the end") == (most < 4)
     assert "4 file(s) were left out" in errors
     assert str(config.out / "left_out.txt") in errors
 
