@@ -19,8 +19,8 @@ NBVAL  := --nbval --nbval-current-env --dist loadscope --no-loadscope-reorder no
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help lab test test-all setup weights environment notebooks badges faults picture lock \
-        wheel clean
+.PHONY: help lab test test-all test-lowest setup weights environment notebooks notebooks-plain badges faults picture \
+        lock wheel clean
 
 help:       ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## */make \1: /p' Makefile
@@ -39,8 +39,17 @@ test: setup weights ## lint, tests, every notebook
 test-all: MARKS := -m "slow or not slow"
 test-all: test ## the same, with the tests that take minutes
 
+test-lowest: ## the tests with the lowest versions that pyproject.toml admits, in .venv-lowest (needs uv)
+	rm -rf $(VENV)-lowest
+	uv venv --quiet --python 3.11 $(VENV)-lowest
+	uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct -e '.[course,wandb,dev]'
+	$(subst $(VENV),$(VENV)-lowest,$(PYTEST))
+
 notebooks: setup ## execute and test the notebooks; NB="01_patching --check" passes through
 	$(BIN)/python notebooks/build.py $(NB)
+
+notebooks-plain: setup ## every notebook's text again, with torch's plain CPU kernels
+	ATEN_CPU_CAPABILITY=default $(PYTEST) $(NBVAL)
 
 badges: setup ## say where the repository is, for Colab: REPO=https://github.com/owner/name, REPO= for nowhere
 	@$(BIN)/python notebooks/badges.py $(if $(filter undefined,$(origin REPO)),,'$(REPO)')
@@ -63,7 +72,7 @@ wheel: setup ## build the wheel into dist/
 	$(BIN)/python -m hatchling build -t wheel
 
 clean:      ## remove what these commands made; your runs/ and data/photos/ stay
-	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-lowest dist .pytest_cache .ruff_cache .hypothesis
 	find maelib tests benchmarks notebooks -name __pycache__ -prune -exec rm -rf {} +
 
 setup: $(READY)
