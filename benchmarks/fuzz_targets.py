@@ -440,7 +440,9 @@ def _saved_state() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     sum(parameter.sum() for parameter in model.parameters() if parameter.requires_grad).backward()
     optimizer.step()
     with tempfile.TemporaryDirectory() as folder:
-        runs.save_run(replace(config, out=Path(folder)), model, [optimizer], 1, [torch.ones(2)], False)
+        runs.save_run(
+            replace(config, out=Path(folder)), runs.gather(model, [optimizer], True), 1, [torch.ones(2)], False
+        )
         return checkpoint.load_tensors(Path(folder, "state.safetensors"))
 
 

@@ -6,9 +6,11 @@ facades that nobody trained on. Time is CPU time of training alone, so that othe
 
 import copy
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import matplotlib
@@ -30,15 +32,14 @@ from maelib.model import CONFIGS, MAEConfig
 from maelib.optim import make_optimizers
 from maelib.patches import unpatchify
 
-BATCH, TURN = 32, 10.0  # images; CPU-seconds
+BATCH = 32  # images
 EXPLANATION = """\
 One shape (facade_tiny: 64 px, 3 + 3 blocks, 128 wide), one loop: batches of {batch} from {drawn} drawn facades,
 mirrored and cropped, mixed masks of 25 to 75%, all rows of a batch hiding equally many patches; squared error over
-hidden patches; AdamW, rate {lr:g}, the same decay. A minute is {cores} x 60 CPU-seconds of training, images and masks
-included; the models take turns of {turn:g}. Each point ends its own decay: the rate is constant, and from four fifths
-of the minutes on a copy goes on with a rate that falls to nothing. Hole PSNR in dB on {count} facades that nobody
-trained on; one seed, differences under 0.15 dB are ties. "maelib, its recipe" is maelib's model with the optimiser and
-the rate that `maelib train` uses by default (Muon)."""
+hidden patches; AdamW, rate {lr:g}, the same decay. A minute is {cores} x 60 CPU-seconds of training on one thread,
+images and masks included; {cores} models are at work at a time. Each point ends its own decay: the rate is constant,
+and from four fifths of the minutes on a copy goes on with a rate that falls to nothing. Hole PSNR in dB on {count}
+facades that nobody trained on; one seed, differences under 0.15 dB are ties."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class TimeConfig:
     """when to score, ascending"""
     cores: int = 2
     """CPU-minutes that a minute stands for"""
-    peers: tuple[str, ...] = ("maelib, its recipe", *PEERS)
-    """models to train"""
+    peers: tuple[str, ...] = tuple(PEERS)
+    """models to train; "maelib, its recipe" is ours with the optimiser and the rate that `maelib train` uses (Muon)"""
     shape: MAEConfig = CONFIGS["facade_tiny"]
     """shape of all of them"""
     lr: float = 2e-3
@@ -129,30 +130,28 @@ def score(model: nn.Module, config: TimeConfig, images: Tensor) -> dict[str, flo
     return scores
 
 
-def in_turns(learners: Collection[Learner], begin: float, end: float, rate: Callable[[float], float]) -> None:
-    """Let all of them train from `begin` to `end` CPU-seconds, a turn each at a time."""
-    turns = max(1, round((end - begin) / TURN))
-    for turn in range(1, turns + 1):
-        for learner in learners:
-            learner.learn(begin + (end - begin) * turn / turns, rate)
-
-
-def climb(config: TimeConfig, images: Tensor) -> dict[str, list[tuple[int, dict[str, float]]]]:
-    """For each model the images seen and the scores at each of the minutes."""
-    trunks, reached = {name: Learner(name, config) for name in config.peers}, 0.0
-    points: dict[str, list[tuple[int, dict[str, float]]]] = {name: [] for name in trunks}
-    minute = 60 * config.cores
+def climb(name: str, config: TimeConfig) -> list[tuple[int, dict[str, float]]]:
+    """Images seen and scores at each of the minutes, on one thread."""
+    torch.set_num_threads(1)
+    images = drawn_test_images(config.shape.img_size, config.count)
+    Learner(name, config).learn(1e-3, lambda spent: 0.0)  # what is imported or compiled once is so now
+    trunk, points, minute = Learner(name, config), [], 60 * config.cores
     warmup = 0.02 * minute * config.minutes[0]
     for end in (minutes * minute for minutes in config.minutes):
-        in_turns(trunks.values(), reached, 0.8 * end, lambda spent: min(1.0, (spent + 0.01) / warmup))
-        reached = 0.8 * end
-        branches = {name: trunk.copy() for name, trunk in trunks.items()}
-        in_turns(branches.values(), reached, end, partial(_falling, begin=reached, end=end))
-        for name, branch in branches.items():
-            points[name].append((branch.step * BATCH, score(branch.model, config, images)))
-            told = ", ".join(f"{kind} {psnr:.2f}" for kind, psnr in points[name][-1][1].items())
-            print(f"{name}, {end / minute:g} min: {branch.step * BATCH} images, {told}", flush=True)
+        trunk.learn(0.8 * end, lambda spent: min(1.0, (spent + 0.01) / warmup))
+        branch = trunk.copy()
+        branch.learn(end, partial(_falling, begin=0.8 * end, end=end))
+        points.append((branch.step * BATCH, score(branch.model, config, images)))
+        told = ", ".join(f"{kind} {psnr:.2f}" for kind, psnr in points[-1][1].items())
+        print(f"{name}, {end / minute:g} min: {branch.step * BATCH} images, {told}", flush=True)
     return points
+
+
+def climb_all(config: TimeConfig) -> dict[str, list[tuple[int, dict[str, float]]]]:
+    """Every model's points, as many models at work at a time as there are cores."""
+    drawn_pool(config.drawn, config.shape.img_size)  # drawn once, for all
+    with ProcessPoolExecutor(config.cores, mp_context=get_context("spawn")) as pool:
+        return dict(zip(config.peers, pool.map(climb, config.peers, [config] * len(config.peers)), strict=True))
 
 
 def _falling(spent: float, begin: float, end: float) -> float:
@@ -181,8 +180,7 @@ def draw(curves: dict[str, list[tuple[int, dict[str, float]]]], minutes: tuple[f
 def main(config: TimeConfig) -> None:
     """Train, score, and write `time_to_quality.md` and `.png`."""
     matplotlib.use("agg")
-    images = drawn_test_images(config.shape.img_size, config.count)
-    curves = climb(config, images)
+    curves = climb_all(config)
     rows = [
         f"| {minutes:g} min | {name} | {points[i][0]} | " + " | ".join(f"{x:.2f}" for x in points[i][1].values()) + " |"
         for i, minutes in enumerate(config.minutes)
@@ -194,12 +192,11 @@ def main(config: TimeConfig) -> None:
         "lr": config.lr,
         "cores": config.cores,
         "count": config.count,
-        "turn": TURN,
     }
     lines = [
         "# What is reached in a given time",
         "",
-        f"`python benchmarks/time_to_quality.py`. Machine: {machine()}; {torch.get_num_threads()} thread(s).",
+        f"`python benchmarks/time_to_quality.py`. Machine: {machine()}.",
         f"{versions()}.",
         "",
         EXPLANATION.format(**told),
