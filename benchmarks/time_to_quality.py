@@ -37,9 +37,9 @@ EXPLANATION = """\
 One shape (facade_tiny: 64 px, 3 + 3 blocks, 128 wide), one loop: batches of {batch} from {drawn} drawn facades,
 mirrored and cropped, mixed masks of 25 to 75%, all rows of a batch hiding equally many patches; squared error over
 hidden patches; AdamW, rate {lr:g}, the same decay. A minute is {cores} x 60 CPU-seconds of training on one thread,
-images and masks included; {cores} models are at work at a time. Each point ends its own decay: the rate is constant,
-and from four fifths of the minutes on a copy goes on with a rate that falls to nothing. Hole PSNR in dB on {count}
-facades that nobody trained on; one seed, differences under 0.15 dB are ties."""
+images and masks included; all models are at work at a time, so that whatever slows one slows all. Each point ends its
+own decay: the rate is constant, and from four fifths of the minutes on a copy goes on with a rate that falls to
+nothing. Hole PSNR in dB on {count} facades that nobody trained on; one seed, differences under 0.15 dB are ties."""
 
 
 @dataclass(frozen=True)
@@ -148,9 +148,9 @@ def climb(name: str, config: TimeConfig) -> list[tuple[int, dict[str, float]]]:
 
 
 def climb_all(config: TimeConfig) -> dict[str, list[tuple[int, dict[str, float]]]]:
-    """Every model's points, as many models at work at a time as there are cores."""
+    """Every model's points; all are at work at a time, so that whatever slows one slows all."""
     drawn_pool(config.drawn, config.shape.img_size)  # drawn once, for all
-    with ProcessPoolExecutor(config.cores, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(len(config.peers), mp_context=get_context("spawn")) as pool:
         return dict(zip(config.peers, pool.map(climb, config.peers, [config] * len(config.peers)), strict=True))
 
 
