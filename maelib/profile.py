@@ -74,7 +74,7 @@ def profile(config: TrainConfig, rounds: int = 5) -> list[Stage]:
 
     With `config.accumulate` the images are those of one forward pass; in several processes, run it in one.
     """
-    _count_attention_on_cpus()
+    count_attention_on_cpus()
     step, seconds = _Step(config), defaultdict(list)
     flops, kept = defaultdict(int), defaultdict(int)
 
@@ -109,7 +109,7 @@ def profile(config: TrainConfig, rounds: int = 5) -> list[Stage]:
     return [Stage(name, median(times[1:]), flops[name], kept[name]) for name, times in seconds.items()]
 
 
-def _count_attention_on_cpus() -> None:
+def count_attention_on_cpus() -> None:
     """Have the products in a CPU's fused attention counted as a GPU's are, where torch does not (2.9 does not)."""
     aten = torch.ops.aten
     for name in ("_scaled_dot_product_flash_attention{}", "_scaled_dot_product_flash_attention{}_backward"):

@@ -393,7 +393,7 @@ def test_nbval_runs_a_notebook_on_one_worker_and_its_kernel_on_one_thread(tmp_pa
     write_notebook(tmp_path / "b.ipynb", {"print(1)": "1\n", "print(2)": "2\n", "print(3)": "3\n"})
     printed = nbval(tmp_path, "-n", "2", *NBVAL_OPTIONS)
     assert "5 passed" in printed, printed
-    done = re.findall(r"\[(gw\d)\].* PASSED (\w)::", printed)
+    done = re.findall(r"\[(gw\d)\].* PASSED (\w)[.:]", printed)
     workers = {name: {worker for worker, other in done if other == name} for name in "ab"}
     assert sorted(map(len, workers.values())) == [1, 1], printed
     assert workers["a"] != workers["b"]
