@@ -72,9 +72,18 @@ class Images(Dataset):
         voids = np.concatenate(voids)
         return Images(self.images, self.names, voids if voids.any() else None)
 
-    def __add__(self, other: "Images") -> "Joined":
-        """Both, one after the other."""
-        return Joined(self, other)
+    def __add__(self, other: "Images") -> "Images":
+        """Both, one after the other: in memory where both are, else each left where it is (`Joined`)."""
+        if type(self) is not Images or type(other) is not Images:
+            return Joined(self, other)
+        voids = None
+        if self.voids is not None or other.voids is not None:
+            voids = np.concatenate([part._packed_voids() for part in (self, other)])
+        return Images(np.concatenate([self.images, other.images]), self.names + other.names, voids)
+
+    def _packed_voids(self) -> np.ndarray:
+        count, height, width = self.images.shape[:3]
+        return np.zeros((count, height, -(-width // 8)), np.uint8) if self.voids is None else self.voids
 
     def subset(self, indices: Sequence[int]) -> "Images":
         """A dataset of its own, so that nothing set on one part of a split reaches the other."""
