@@ -19,8 +19,8 @@ from maelib.tracking import read_log
 PROC = Path("/proc")
 MINUTES = float(os.environ.get("MAELIB_SOAK_MINUTES", "30"))
 EVERY = 50  # steps between evaluations, each with a log row, pictures and a checkpoint
-# MB per 1000 steps. The pictures of the 20 evaluations among them, if they were kept, would be 1.5. Measured, with a
-# tracker: 0.5 in half an hour and slowing down; without one none, so the training itself keeps nothing but its log.
+# MB per 1000 steps: the pictures of the 20 evaluations among them would be 1.5 if they were kept. Measured in half an
+# hour: 0.5, none of it objects of Python but for a log row of 1 KB an evaluation; fewer arenas of malloc halve it.
 MOST_LEAKED = 1.0
 SMALL = {"img-size": 32, "embed-dim": 32, "num-heads": 2, "depth": 1, "decoder-embed-dim": 16, "decoder-num-heads": 1}
 BLEND = {"mse-weight": 0.6, "perceptual-weight": 0.4, "vgg": "random", "vgg-layers": "relu1_1"}
