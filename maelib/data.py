@@ -40,7 +40,7 @@ class Images(Dataset):
         return len(self.names)
 
     def __getitems__(self, indices: list[int]) -> Tensor:
-        """A batch `(B, C, H, W)` uint8; the loader's `collate_fn` has nothing left to do."""
+        """A batch `(B, C, H, W)` uint8, without voids."""
         return torch.from_numpy(self.images[np.asarray(indices)]).permute(0, 3, 1, 2)  # (B, H, W, C) -> (B, C, H, W)
 
     def __getitem__(self, index: int) -> Tensor:
@@ -93,11 +93,12 @@ class Images(Dataset):
 
 
 class Joined(Images):
-    """Images of several datasets, one after the other, each left where it is."""
+    """Images of several datasets, one after the other or in an `order` of their indices, each left where it is."""
 
-    def __init__(self, *parts: Images) -> None:
-        self.parts, self.names = parts, [name for part in parts for name in part.names]
-        self.starts = np.cumsum([0, *(len(part) for part in parts)])
+    def __init__(self, *parts: Images, order: Sequence[int] | None = None) -> None:
+        names = [name for part in parts for name in part.names]
+        self.parts, self.order = parts, np.arange(len(names)) if order is None else np.asarray(order)
+        self.names, self.starts = [names[i] for i in self.order], np.cumsum([0, *(len(part) for part in parts)])
 
     @property
     def left_out(self) -> dict[str, str]:
@@ -107,7 +108,7 @@ class Joined(Images):
         return self.batch(indices)[0]
 
     def batch(self, indices: list[int]) -> tuple[Tensor, Tensor | None]:
-        indices = np.asarray(indices)
+        indices = self.order[np.asarray(indices)]
         owner = np.searchsorted(self.starts, indices, side="right") - 1
         images, voids = None, None
         for number in np.unique(owner):
@@ -121,7 +122,10 @@ class Joined(Images):
         return images, voids
 
     def with_wedges(self, patch_size: int = 1) -> "Joined":
-        return Joined(*(part.with_wedges(patch_size) for part in self.parts))
+        return Joined(*(part.with_wedges(patch_size) for part in self.parts), order=self.order)
+
+    def subset(self, indices: Sequence[int]) -> "Joined":
+        return Joined(*self.parts, order=self.order[np.asarray(indices, dtype=int)])
 
 
 def epoch_indices(count: int, drawn: int, share: float) -> np.ndarray:

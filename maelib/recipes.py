@@ -23,7 +23,8 @@ class TrainConfig:
     """weights to start from instead of random ones: a checkpoint of the same shape, any size of image and patch, or
     for --recipe vit_base, vit_large or vit_huge a published file: the MAE authors' .pth, timm's, Hugging Face's"""
     data: Path | None = None
-    """folder of .npy arrays and photos to learn from; without one, drawn facades are used"""
+    """folder of .npy arrays and photos to learn from; without one, drawn facades are used. Of more than 4096 files each
+    is read when it is needed, and bad ones are left out and listed"""
     drawn: int | None = None
     """facades to draw into the training pool; by default 20000 without a folder, 0 with one"""
     data_share: float = 0.5

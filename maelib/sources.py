@@ -1,7 +1,7 @@
 """What a run learns from and is validated on: a folder, drawn facades, or both."""
 
 from maelib.cmp import read_photos
-from maelib.data import Images, drawn_pool, photo_names, split
+from maelib.data import Images, Joined, drawn_pool, photo_names, split
 from maelib.large_folder import LARGE, FileImages
 from maelib.recipes import TrainConfig
 
@@ -25,7 +25,7 @@ def load_images(config: TrainConfig) -> tuple[Images, Images, list[str]]:
             images, skipped = read_photos(config.data, size, config.skip_bad)
             train_images, val_images = split(images, config.val_share, config.seed)
         if drawn:
-            train_images = train_images + drawn_pool(drawn, size)
+            train_images = Joined(train_images, drawn_pool(drawn, size))  # the pool stays in its file
     if config.wedges:
         train_images, val_images = (part.with_wedges(config.model.patch_size) for part in (train_images, val_images))
     return train_images, val_images, skipped

@@ -14,6 +14,7 @@ from unwedged import draw_unwedged
 from maelib import data
 from maelib.data import (
     Images,
+    Joined,
     StepSampler,
     drawn_pool,
     epoch_indices,
@@ -241,13 +242,17 @@ def test_voids_go_with_their_images_through_subsets_and_sums(drawn):
     part = images.subset([6, 1])
     assert torch.equal(part.batch([0, 1])[1], voids[[6, 1]])
     others = Images(drawn[:2], ["a", "b"])
-    for total in (images + others, others + images):
+    for total in (images + others, others + images, Joined(images, others), Joined(others, images)):
         first, other = total.names.index("0"), total.names.index("a")
         assert torch.equal(total.batch([first + 6])[1], voids[[6]])
         pixels, holes = total.batch([other, first + 6, other + 1, first + 1])
         assert torch.equal(pixels, torch.stack([others[0], images[6], others[1], images[1]]))
         assert torch.equal(holes, torch.stack([holes[0] & False, voids[6], holes[0] & False, voids[1]]))
         assert len(total) == 11
+        again = total.subset([first + 1, other, first + 6]).subset([2, 0])
+        assert again.names == ["6", "1"]
+        assert torch.equal(again.batch([0, 1])[1], voids[[6, 1]])
+        assert torch.equal(again.with_wedges().batch([0, 1])[0], torch.stack([images[6], images[1]]))
     assert torch.equal(images.batch([6, 1])[0], images.__getitems__([6, 1]))
 
 
@@ -255,7 +260,8 @@ def test_images_without_wedges_have_no_voids(drawn):
     images = Images(drawn, [str(i) for i in range(40)]).with_wedges()
     assert images.voids is None
     assert images.batch([0])[1] is None
-    assert (images + images).with_wedges().batch([0, 41])[1] is None
+    for total in (images + images, Joined(images, images)):
+        assert total.with_wedges().batch([0, 41])[1] is None
     assert images.subset([1]).voids is None
 
 
