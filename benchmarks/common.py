@@ -3,6 +3,10 @@
 import io
 import os
 import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -13,6 +17,7 @@ from torch import Tensor
 from maelib.cmp import read_photos
 from maelib.data import TEST_SEEDS
 from maelib.evaluate import drawn_test_images
+from maelib.files import write_atomic
 
 RESULTS = Path(__file__).parent / "results"
 DRAWN, PHOTOS = "Drawn facades, held out", "Real photos"
@@ -23,6 +28,20 @@ def machine() -> str:
     name = getattr(torch.cpu, "get_capabilities", dict)().get("cpu_name") or platform.processor()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     return f"{os.cpu_count()} cores ({name}), {device}, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def command() -> str:
+    """What was typed, but for where the report goes."""
+    words = [word for before, word in pairwise(sys.argv) if "--out" not in (before, word)]
+    return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
+
+
+def write_report(path: Path, title: str, lines: Sequence[str]) -> None:
+    """Write, and print, a report in Markdown that says by which command and on what it was made."""
+    head = f"`{command()}`. Machine: {machine()}; {torch.get_num_threads()} thread(s)."
+    text = "\n".join([f"# {title}", "", head, *lines, ""])
+    write_atomic(path, text.encode())
+    print(text)
 
 
 def cpu_seconds() -> tuple[float, float]:

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import torch
 import tyro
-from common import RESULTS, machine
+from common import RESULTS, write_report
 from peers import make_peer
 from speed import Step, in_turns, matmul_peak, step_flops
 
-from maelib.files import write_atomic
 from maelib.masking import random_mask
 from maelib.model import CONFIGS
 
@@ -66,12 +65,10 @@ def measure(config: GpuConfig, name: str, peak: float) -> list[str]:
 
 def main(config: GpuConfig) -> None:
     """Measure, and write `gpu.md`."""
-    lines = ["# Training on a GPU", "", f"`python benchmarks/gpu.py`. Machine: {machine()}.", ""]
-    if not config.device:
-        lines += ["Not measured: this machine has no GPU that torch can use.", ""]
-    else:
+    lines = ["", "Not measured: this machine has no GPU that torch can use."]
+    if config.device:
         peak = matmul_peak(torch.bfloat16, config.device, config.side)
-        lines += [
+        lines = [
             EXPLANATION.format(rounds=config.rounds),
             "",
             f"Batch {config.batch_size}; a plain product reaches {peak / 1e12:.1f} TFLOP/s.",
@@ -79,10 +76,8 @@ def main(config: GpuConfig) -> None:
             "| shape | model | images/s | TFLOP/s | share |",
             "|---|---|---|---|---|",
             *(row for name in config.models for row in measure(config, name, peak)),
-            "",
         ]
-    write_atomic(config.out / "gpu.md", "\n".join(lines).encode())
-    print("\n".join(lines))
+    write_report(config.out / "gpu.md", "Training on a GPU", lines)
 
 
 if __name__ == "__main__":

@@ -13,10 +13,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 import tyro
-from common import RESULTS, machine
+from common import RESULTS, write_report
 
 from maelib.data import Images, StepSampler, drawn_pool, prefetch
-from maelib.files import write_atomic
 from maelib.large_folder import LARGE
 from maelib.profile import profile
 from maelib.recipes import RECIPES
@@ -91,18 +90,13 @@ def main(config: LoaderConfig) -> None:
     """Measure, and write `loader.md`."""
     torch.manual_seed(0)
     lines = [
-        "# Does training wait for its images?",
-        "",
-        f"`python benchmarks/loader.py`. Machine: {machine()}; {torch.get_num_threads()} thread(s).",
         EXPLANATION.format(steps=config.steps),
         "",
         "| recipe | images from | start | loaded a second | learnt a second | times as fast |",
         "|---|---|---|---|---|---|",
         *(row for name in config.recipes for row in measure(config, name)),
-        "",
     ]
-    write_atomic(config.out / "loader.md", "\n".join(lines).encode())
-    print("\n".join(lines))
+    write_report(config.out / "loader.md", "Does training wait for its images?", lines)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,12 @@ from pathlib import Path
 
 import torch
 import tyro
-from common import RESULTS, machine
+from common import RESULTS, write_report
 from peers import PEERS, PlainStep, make_peer, versions
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from maelib.evaluate import drawn_test_images
-from maelib.files import write_atomic
 from maelib.losses import ReconstructionLoss
 from maelib.masking import block_mask
 from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder
@@ -206,9 +205,6 @@ def main(config: SpeedConfig) -> None:
     """Measure, and write `speed.md`."""
     torch.manual_seed(0)
     lines = [
-        "# A training step beside other libraries'",
-        "",
-        f"`python benchmarks/speed.py`. Machine: {machine()}; {torch.get_num_threads()} thread(s).",
         f"{versions()}. Batch {config.batch_size}, medians of {config.rounds} steps, the kinds taking turns.",
         "",
         "## The model alone",
@@ -228,9 +224,8 @@ def main(config: SpeedConfig) -> None:
         *whole_table(config),
         "",
         "On a GPU: [gpu.md](gpu.md).",
-        "",
     ]
-    write_atomic(config.out / "speed.md", "\n".join(lines).encode())
+    write_report(config.out / "speed.md", "A training step beside other libraries'", lines)
 
 
 if __name__ == "__main__":

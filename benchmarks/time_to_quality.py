@@ -16,7 +16,7 @@ from pathlib import Path
 import matplotlib
 import torch
 import tyro
-from common import RESULTS, machine, save_small
+from common import RESULTS, save_small, write_report
 from peers import PEERS, versions
 from torch import Generator, Tensor, nn
 
@@ -24,7 +24,6 @@ from maelib.augment import Augment
 from maelib.data import StepSampler, drawn_pool, prefetch
 from maelib.devices import native_bf16
 from maelib.evaluate import HOLES, drawn_test_images, evaluation_holes
-from maelib.files import write_atomic
 from maelib.losses import masked_mse, target_patches
 from maelib.masking import MASKS, mask_from_pixels, mask_to_pixels
 from maelib.metrics import hole_psnr
@@ -194,9 +193,6 @@ def main(config: TimeConfig) -> None:
         "count": config.count,
     }
     lines = [
-        "# What is reached in a given time",
-        "",
-        f"`python benchmarks/time_to_quality.py`. Machine: {machine()}.",
         f"{versions()}.",
         "",
         EXPLANATION.format(**told),
@@ -206,10 +202,9 @@ def main(config: TimeConfig) -> None:
         f"| after | model | images seen | {' | '.join(HOLES)} |",
         "|---|---|---|" + "---|" * len(HOLES),
         *rows,
-        "",
     ]
     draw(curves, config.minutes, config.out / "time_to_quality.png")
-    write_atomic(config.out / "time_to_quality.md", "\n".join(lines).encode())
+    write_report(config.out / "time_to_quality.md", "What is reached in a given time", lines)
 
 
 if __name__ == "__main__":

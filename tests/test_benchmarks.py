@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from importlib.util import find_spec
 
+import common
 import gpu
 import loader
 import numpy as np
@@ -323,3 +324,14 @@ def test_the_gpu_report_has_every_kind_or_says_that_nothing_was_measured(tmp_pat
     assert "Not measured" not in report
     for kind in ("maelib", "maelib, compiled", "Hugging Face"):
         assert f"| facade_base | {kind} |" in report
+
+
+def test_a_report_says_by_which_command_it_was_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "sys.argv", ["/x/benchmarks/speed.py", "--peers", "maelib", "Hugging Face", "--out", str(tmp_path)]
+    )
+    common.write_report(tmp_path / "a.md", "Title", ["", "text"])
+    lines = (tmp_path / "a.md").read_text().splitlines()
+    assert lines[0] == "# Title"
+    assert lines[2].startswith("`python benchmarks/speed.py --peers maelib 'Hugging Face'`. Machine: ")
+    assert lines[3:] == ["", "text"]
