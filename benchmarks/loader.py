@@ -15,7 +15,7 @@ import torch
 import tyro
 from common import RESULTS, write_report
 
-from maelib.data import Images, StepSampler, drawn_pool, prefetch
+from maelib.data import Images, StepSampler, drawn_pool, prefetch, resize_to_square
 from maelib.large_folder import LARGE
 from maelib.profile import profile
 from maelib.recipes import RECIPES
@@ -46,10 +46,12 @@ class LoaderConfig:
 
 
 def fill(folder: Path, pool: Images, count: int) -> None:
-    """Save `count` arrays: the pool's facades, each time around shifted to the side and a little darker or lighter."""
+    """Save `count` arrays: the pool's facades, each time around mirrored or cut a little closer."""
     for i in range(count):
         turn, which = divmod(i, len(pool))
-        np.save(folder / f"{i:06d}.npy", np.roll(pool.images[which], turn, axis=1) // 2 + turn % 64)
+        cut = turn // 2 * len(pool.images[which]) // 32
+        image = pool.images[which][cut:, cut : len(pool.images[which]) - cut]
+        np.save(folder / f"{i:06d}.npy", resize_to_square(image[:, :: -1 if turn % 2 else 1], len(pool.images[which])))
 
 
 def rate(batches: Iterator, batch_size: int) -> float:
@@ -64,7 +66,7 @@ def measure(config: LoaderConfig, name: str) -> list[str]:
     recipe = replace(RECIPES[name], vgg="random")  # as fast as trained weights, and always there
     size, batch = recipe.model.img_size, recipe.batch_size
     learnt = batch / sum(stage.seconds for stage in profile(recipe))
-    pool = drawn_pool(max(500, batch * 8), size)
+    pool = drawn_pool(20_000 if size <= 64 else 2_000, size)
     sampler = StepSampler(range(len(pool)), batch, config.steps, seed=0)
     files = config.files if size <= 64 else 2 * LARGE  # larger images fill a disk
     with TemporaryDirectory() as folder:

@@ -25,7 +25,7 @@ class FileImages(Images):
     def __init__(self, folder: Path, names: Sequence[str], size: int, patch_size: int | None = None) -> None:
         self.folder, self.names, self.size, self.patch_size = Path(folder), list(names), size, patch_size
         self.left_out: dict[str, str] = {}
-        self.clear = np.zeros(len(self.names), bool)  # looked at before, and without void
+        self.seen: dict[int, np.ndarray | None] = {}  # of images looked at before their voids, a bit a pixel, or None
         self.held_out = np.empty((0, 8), np.uint8)  # difference hashes of images that no other may resemble
 
     def __getitems__(self, indices: list[int]) -> Tensor:
@@ -45,13 +45,18 @@ class FileImages(Images):
         while len(todo):
             for place in todo:
                 files[place], images[place] = self._read(int(files[place]))
-            new = todo[~self.clear[files[todo]]]
+            new = np.array([place for place in todo if int(files[place]) not in self.seen], int)
+            for place in np.setdiff1d(todo, new):
+                if (packed := self.seen[int(files[place])]) is not None:
+                    voids[place] = np.unpackbits(packed, axis=1, count=self.size)
             voids[new], whys = self._look_at(images[new])
-            self.clear[files[new]] = ~voids[new].any(axis=(1, 2)) & (whys == "")
+            for place, why in zip(new, whys, strict=True):
+                file, void = int(files[place]), voids[place]
+                if why:
+                    self.left_out[self.names[file]] = f"{self.folder / self.names[file]}: {why}"
+                else:
+                    self.seen[file] = np.packbits(void, axis=1) if void.any() else None
             todo = new[whys != ""]
-            for place, why in zip(todo, whys[whys != ""], strict=True):
-                name = self.names[files[place]]
-                self.left_out[name] = f"{self.folder / name}: {why}"
         return torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(voids) if voids.any() else None
 
     def _read(self, index: int) -> tuple[int, np.ndarray]:
