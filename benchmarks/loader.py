@@ -65,7 +65,7 @@ def measure(config: LoaderConfig, name: str) -> list[str]:
     """Rows of the report for one recipe."""
     recipe = replace(RECIPES[name], vgg="random")  # as fast as trained weights, and always there
     size, batch = recipe.model.img_size, recipe.batch_size
-    learnt = batch / sum(stage.seconds for stage in profile(recipe))
+    learnt = batch / sum(stage.seconds for stage in profile(recipe, rounds=20))
     pool = drawn_pool(20_000 if size <= 64 else 2_000, size)
     sampler = StepSampler(range(len(pool)), batch, config.steps, seed=0)
     files = config.files if size <= 64 else 2 * LARGE  # larger images fill a disk

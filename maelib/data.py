@@ -174,12 +174,16 @@ class StepSampler(Sampler[list[int]]):
             yield batch[self.part]
 
 
-def prefetch(images: Images, sampler: StepSampler, threads: int = 4) -> Iterator[tuple[Tensor, Tensor | None]]:
+def prefetch(
+    images: Images, sampler: StepSampler, threads: int | None = None
+) -> Iterator[tuple[Tensor, Tensor | None]]:
     """The sampler's batches (see `Images.batch`), in its order, read by threads while earlier ones are learnt from.
 
     Threads, not processes: reading is waiting, and decoders work outside Python's lock; nothing is copied, nothing is
-    left behind, and there is one list of files.
+    left behind, and there is one list of files. By default one thread for two cores, at most 4: JPEGs come faster
+    with more, small arrays slower, since threads queue for the lock (`benchmarks/loader.py`).
     """
+    threads = threads or max(1, min(4, (os.cpu_count() or 1) // 2))
     pool, queue = ThreadPoolExecutor(threads), deque()
     try:
         for indices in sampler:

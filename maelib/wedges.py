@@ -47,12 +47,13 @@ def find_wedges(photos: np.ndarray) -> np.ndarray:
         return wedges
     for i in np.flatnonzero(_has_flat_corner(photos, rim)):
         photo = np.pad(photos[i, rim:-rim, rim:-rim], ((rim, rim), (rim, rim), (0, 0)), mode="edge")
+        low, high = _extremes(photo)
         for fill in FILLS:
-            filled = _filled(photo, fill)
+            filled = _filled(low, high, fill)
             if not filled.any():
                 continue
             level = np.bincount(photo[filled].ravel()).argmax()  # the one that most of it has
-            filled &= np.abs(photo.astype(np.int16) - level).max(axis=-1) <= NEAR
+            filled &= (low >= level - NEAR) & (high <= level + NEAR)
             for turn in range(4):  # each border in turn lies to the left
                 for wedge in _beyond_lines(np.rot90(filled, turn), np.rot90(photo, turn)):
                     wedges[i] |= np.rot90(wedge, -turn)
@@ -64,12 +65,18 @@ def _has_flat_corner(photos: np.ndarray, rim: int) -> np.ndarray:
     side = np.r_[rim : rim + 3, -rim - 3 : -rim]
     corners = photos[:, side[:, None], side].reshape(-1, 2, 3, 2, 3, 3).swapaxes(2, 3)  # -> (N, 2, 2, 3, 3, 3)
     even = np.ptp(corners, axis=(3, 4)).max(axis=-1) <= 3 * NEAR
-    return (even & np.any([_filled(corners, fill).mean(axis=(3, 4)) > 0.6 for fill in FILLS], axis=0)).any(axis=(1, 2))
+    filled = [_filled(*_extremes(corners), fill).mean(axis=(3, 4)) > 0.6 for fill in FILLS]
+    return (even & np.any(filled, axis=0)).any(axis=(1, 2))
 
 
-def _filled(photos: np.ndarray, fill: tuple[int, int]) -> np.ndarray:
-    """Where `(..., 3)` has nearly the colour of a fill."""
-    low, high = photos.min(axis=-1), photos.max(axis=-1)
+def _extremes(photos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Darkest and brightest channel of `(..., 3)`, each `(...)`; NumPy is slow along an axis of three."""
+    red, green, blue = photos[..., 0], photos[..., 1], photos[..., 2]
+    return np.minimum(np.minimum(red, green), blue), np.maximum(np.maximum(red, green), blue)
+
+
+def _filled(low: np.ndarray, high: np.ndarray, fill: tuple[int, int]) -> np.ndarray:
+    """Where the darkest and the brightest channel are nearly those of a fill."""
     return (low >= fill[0]) & (high <= fill[1]) & (high - low <= NEUTRAL)
 
 

@@ -276,7 +276,7 @@ def test_an_image_without_a_patch_free_of_wedges_is_refused(drawn):
 
 def test_threads_hand_out_the_batches_in_the_samplers_order(drawn):
     images, sampler = Images(drawn, [str(i) for i in range(40)]), StepSampler(range(40), 6, 23, seed=1)
-    for (pixels, _), indices in zip(prefetch(images, sampler), sampler, strict=True):
+    for (pixels, _), indices in zip(prefetch(images, sampler, threads=3), sampler, strict=True):
         assert torch.equal(pixels, images.__getitems__(indices))
 
 
