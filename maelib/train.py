@@ -206,7 +206,8 @@ class _Run:
 
     def _names(self) -> list[str]:
         """Files or seeds of the batch of the step at work, as far as this process sees them."""
-        return [self.images.names[i] for i in next(iter(self.sampler()))]
+        names, out = [self.images.names[i] for i in next(iter(self.sampler()))], self.images.left_out
+        return [f"{name} (left out, the next one stood in for it)" if name in out else name for name in names]
 
     def report(self, gradients: dict[str, float]) -> dict[str, float]:
         """Validate, and in the main process log and save; returns the row."""
@@ -222,9 +223,7 @@ class _Run:
         self.save(best)
         if self.config.track:
             self.accelerator.log(row, step=self.done)
-            note = getattr(self.loss.features, "note", "")
-            first = self.validation.images[:6], self.validation.masks["block 25%"][:6]
-            track_images(self.accelerator, reconstructions(self.bare, *first, note), self.done)
+            track_images(self.accelerator, self._repairs("block 25%"), self.done)
         return row
 
     def save(self, best: bool = False) -> None:
@@ -271,14 +270,20 @@ class _Run:
 
     def draw(self) -> None:
         """Leave curves and repairs as pictures, from the main process; those that share a model with it help."""
-        out, note = self.config.out, getattr(self.loss.features, "note", "")
+        out = self.config.out
         if self.is_main and self.log.rows:
             save_curves(self.log.rows, out / "curves.png")
-        for name in HOLES if self.is_main or self.sharded else ():
-            first = self.validation.images[:6], self.validation.masks[name][:6]
-            columns = reconstructions(self.bare, *first, note)
+        for name in HOLES:
+            columns = self._repairs(name)
             if self.is_main:
                 save_reconstructions(columns, out / f"repairs-{name.replace(' ', '-').replace('%', '')}.png")
+
+    def _repairs(self, kind: str) -> dict[str, Tensor]:
+        """The first validation images repaired, for the main process; only those that share a model with it help."""
+        if not (self.is_main or self.sharded):
+            return {}  # this process may have no image to validate on
+        first = self.validation.images[:6], self.validation.masks[kind][:6]
+        return reconstructions(self.bare, *first, getattr(self.loss.features, "note", ""))
 
 
 def train(config: TrainConfig) -> Path:
@@ -333,8 +338,8 @@ def train(config: TrainConfig) -> Path:
             f"see to the disk, then go on with: maelib train --resume --out {config.out}"
         )
     run.draw()
-    if config.track:
-        run.accelerator.end_training()
+    for tracker in run.accelerator.trackers:  # not end_training: that also parts the processes for good
+        tracker.finish()
     if run.done < config.steps:
         raise KeyboardInterrupt
     run.accelerator.wait_for_everyone()

@@ -104,6 +104,16 @@ def test_two_processes_lose_what_one_loses(config, tmp_path, launcher):
     assert {path.name for path in two.out.iterdir()} == {path.name for path in config.out.iterdir()}
 
 
+def test_a_process_without_an_image_to_validate_on_leaves_pictures_to_the_main_one(config, monkeypatch):
+    pytest.importorskip("wandb", reason="wandb is not installed; pip install maelib[wandb]")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run = start("torchrun", replace(config, steps=2, val_images=1, track="wandb"))
+    said = run.communicate()[0]
+    assert run.returncode == 0, said[-3000:]
+    (tracked,) = (config.out / "wandb").glob("offline-run-*")  # by one process only
+    assert any(tracked.glob("files/media/images/*.png"))
+
+
 NOTEBOOK = """
 import json, pickle, sys
 from pathlib import Path

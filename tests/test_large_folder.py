@@ -131,9 +131,10 @@ def test_a_run_on_a_large_folder_reads_no_more_than_it_needs(config, monkeypatch
 @pytest.mark.parametrize("most", [2, 20])
 def test_a_run_goes_on_without_files_that_vanish_and_says_which(config, monkeypatch, capsys, most):
     monkeypatch.setattr(train, "MOST_TOLD", most)
-    step = train._Run.step
+    step, learnt_from = train._Run.step, []
 
     def vanish(run, *args):
+        learnt_from.extend(run._names())
         if run.done == 2:
             for name in run.images.names[:4]:
                 (config.data / name).unlink()
@@ -149,6 +150,7 @@ def test_a_run_goes_on_without_files_that_vanish_and_says_which(config, monkeypa
     assert errors.count("left out: more files, all listed at the end") == (most < 4)
     assert "4 file(s) were left out" in errors
     assert str(config.out / "left_out.txt") in errors
+    assert any("left out, the next one stood in" in name for name in learnt_from)
 
 
 def test_a_run_on_whole_files_leaves_no_list(config):
