@@ -142,6 +142,7 @@ def execute(path: Path) -> Cost:
         resources={"metadata": {"path": str(path.parent)}},
         record_timing=False,
         store_widget_state=False,
+        coalesce_streams=True,
         on_cell_start=lambda cell, cell_index: begun.append(cell),
     )
     started = time.perf_counter()
