@@ -116,11 +116,9 @@ def score(model: nn.Module, config: TimeConfig, images: Tensor) -> dict[str, flo
     model.eval()
     for kind in HOLES:
         mask = mask_from_pixels(evaluation_holes(kind, images, size), size)
-        parts = []
-        for count in mask.sum(
-            dim=1
-        ).unique():  # wedges leave some rows with fewer hidden patches; peers need equal rows
-            rows = mask.sum(dim=1) == count
+        hidden, parts = mask.sum(dim=1), []
+        for count in hidden.unique():  # peers need rows that hide equally many; wedges leave some with fewer
+            rows = hidden == count
             hole = mask_to_pixels(mask[rows], size, grid)
             repaired = unpatchify(model(images[rows], mask[rows]), size, grid).clamp(0, 1)
             parts.append(hole_psnr(repaired, images[rows], hole))
@@ -172,7 +170,7 @@ def draw(curves: dict[str, list[tuple[int, dict[str, float]]]], minutes: tuple[f
             axis.set_title(kind)
             axis.set_xlabel("minutes")
         figure.axes[0].set_ylabel("hole PSNR, dB")
-        figure.axes[-1].legend()
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center")
         save_small(figure, path)
 
 
