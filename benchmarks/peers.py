@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maelib.devices import compile_blocks
 from maelib.losses import masked_mse, target_patches
 from maelib.masking import visible_first
 from maelib.model import MAEConfig, MaskedAutoencoder
@@ -187,8 +188,7 @@ def make_peer(name: str, config: MAEConfig) -> nn.Module:
     torch.manual_seed(0)
     peer = PEERS[name.removesuffix(", compiled")](config)
     if name.endswith(", compiled"):
-        for block in (*peer.blocks, *peer.decoder_blocks):
-            block.compile()
+        compile_blocks(peer)
     return peer
 
 

@@ -46,18 +46,24 @@ def make_accelerator(config: TrainConfig) -> "Accelerator":
     return Accelerator(mixed_precision="bf16" if bf16 else "no", log_with=config.track, project_dir=config.out)
 
 
+def compile_blocks(model: MaskedAutoencoder) -> None:
+    """Have the blocks of `model` compiled when they are first called.
+
+    They are alike, so that one of the encoder and one of the decoder is work for the compiler, the others find theirs
+    done.
+    """
+    for block in (*model.blocks, *model.decoder_blocks):
+        block.compile()
+
+
 def prepare_model(model: MaskedAutoencoder, accelerator: "Accelerator", config: TrainConfig) -> nn.Module:
     """Put `model` on the device in the run's precision: in each process all of it or, with `shard`, a share (FSDP2).
-
-    With `compile`, its blocks are compiled when they are first called. They are alike, so that one of the encoder and
-    one of the decoder is work for the compiler, the others find theirs done.
 
     Parameters that are shared are DTensors, of which a process holds its rows, and a block is whole only while it
     computes. Optimisers are to be made of these, and all processes are to call the model equally often.
     """
     if config.compile:
-        for block in (*model.blocks, *model.decoder_blocks):
-            block.compile()
+        compile_blocks(model)
     if not config.shard or accelerator.num_processes == 1:
         return accelerator.prepare(model)
     from torch.distributed.device_mesh import init_device_mesh

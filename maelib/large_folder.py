@@ -89,6 +89,8 @@ class FileImages(Images):
 
     def with_wedges(self, patch_size: int = 1) -> "FileImages":
         """The same images; flat wedges will be marked as void (see `maelib.wedges`)."""
+        if patch_size == self.patch_size:
+            return self
         images = FileImages(self.folder, self.names, self.size, patch_size)
         images.held_out = self.held_out
         return images

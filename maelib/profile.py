@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from maelib.devices import make_accelerator
+from maelib.devices import batch_parts, compile_blocks, make_accelerator
 from maelib.masking import MASKS
 from maelib.model import MaskedAutoencoder
 from maelib.optim import make_optimizers
@@ -45,7 +45,10 @@ class _Step:
         with torch.random.fork_rng():
             self.model = MaskedAutoencoder(config.model).to(self.device)
             size = config.model.img_size
-            self.images = torch.randint(256, (config.batch_size // config.accumulate, 3, size, size)).byte()
+            part = batch_parts(config, 1, 0)[0]
+            self.images = torch.randint(256, (part.stop - part.start, 3, size, size)).byte()
+        if config.compile:
+            compile_blocks(self.model)
         self.optimizers = make_optimizers(self.model, config.optimizer, config.lr, config.weight_decay)
         self.loss = make_loss(config, self.accelerator)
 
@@ -72,7 +75,8 @@ class _Step:
 def profile(config: TrainConfig, rounds: int = 5) -> list[Stage]:
     """Time a step of `config` with `rounds` steps, then count what it computes and keeps with one more each.
 
-    With `config.accumulate` the images are those of one forward pass; in several processes, run it in one.
+    With `config.accumulate` the images are those of one forward pass; in several processes, run it in one. With
+    `config.compile` the blocks are timed compiled, and counted as they are written.
     """
     count_attention_on_cpus()
     step, seconds = _Step(config), defaultdict(list)
@@ -104,8 +108,11 @@ def profile(config: TrainConfig, rounds: int = 5) -> list[Stage]:
         with saved_tensors_hooks(pack, lambda tensor: tensor):
             yield
 
-    for watch in (clock, *[clock] * rounds, operations, memory):
+    for watch in (clock, *[clock] * rounds):
         step(watch)
+    with torch.compiler.set_stance("force_eager"):  # counters do not see into compiled blocks
+        for watch in (operations, memory):
+            step(watch)
     return [Stage(name, median(times[1:]), flops[name], kept[name]) for name, times in seconds.items()]
 
 

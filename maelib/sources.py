@@ -1,4 +1,4 @@
-"""What a run learns from and is validated on: a folder, drawn facades, or both."""
+"""What a run learns from and is validated on: a folder, drawn facades, or both; and which files it could not use."""
 
 from maelib.cmp import read_photos
 from maelib.data import Images, Joined, drawn_pool, photo_names, split
@@ -6,6 +6,7 @@ from maelib.large_folder import LARGE, FileImages
 from maelib.recipes import TrainConfig
 
 VALIDATION_SEED = 899  # of the drawn pool that no training draws from
+MOST_TOLD = 20  # files left out that are named at once
 
 
 def load_images(config: TrainConfig) -> tuple[Images, Images, list[str]]:
@@ -19,7 +20,7 @@ def load_images(config: TrainConfig) -> tuple[Images, Images, list[str]]:
     else:
         names = photo_names(config.data)
         if len(names) > LARGE:
-            images = FileImages(config.data, names, size)
+            images = FileImages(config.data, names, size, config.model.patch_size if config.wedges else None)
             train_images, val_images = images.split(config.val_share, config.seed, config.val_images)
         else:
             images, skipped = read_photos(config.data, size, config.skip_bad)
@@ -29,3 +30,23 @@ def load_images(config: TrainConfig) -> tuple[Images, Images, list[str]]:
     if config.wedges:
         train_images, val_images = (part.with_wedges(config.model.patch_size) for part in (train_images, val_images))
     return train_images, val_images, skipped
+
+
+class LeftOut:
+    """Which files of a run's `datasets` turn out to be unusable when they are read (see `maelib.large_folder`)."""
+
+    def __init__(self, *datasets: Images) -> None:
+        self.datasets, self.told = datasets, 0
+
+    def whys(self) -> dict[str, str]:
+        """Why, by name."""
+        return {name: why for images in self.datasets for name, why in list(images.left_out.items())}
+
+    def news(self) -> list[str]:
+        """What there is to say of those found since the last call."""
+        whys = list(self.whys().values())
+        notes = [f"left out: {why}" for why in whys[self.told : MOST_TOLD]]
+        if self.told <= MOST_TOLD < len(whys):
+            notes.append("left out: more files, all listed at the end")
+        self.told = len(whys)
+        return notes

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,39 +24,53 @@ if TYPE_CHECKING:
 class CsvLog:
     """Rows of numbers in `path`, one a log interval; a run that resumes drops the rows after its step.
 
-    The columns are those of the first row.
+    The columns are those of all rows; a cell is empty where a row has no such number.
     """
 
     def __init__(self, path: Path, first_step: int = 0) -> None:
         self.path = Path(path)
         self.rows = [row for row in read_log(path) if row["step"] <= first_step] if first_step else []
-        self._rewrite()
+        self._write()
 
-    def _rewrite(self) -> None:
+    def _write(self) -> None:
+        """All of it, each time: a row that did not reach a full disk does so with the next."""
         file = io.StringIO(newline="")
         if self.rows:
-            writer = csv.DictWriter(file, self.rows[0])
+            writer = csv.DictWriter(file, _columns(self.rows))
             writer.writeheader()
             writer.writerows(self.rows)
         write_atomic(self.path, file.getvalue().encode())
 
     def add(self, row: Mapping[str, float]) -> None:
-        """Append one row, which must hold `step`, and bring it to the disk."""
+        """Append one row, which must hold `step`, and bring the log to the disk."""
         self.rows.append(dict(row))
-        if len(self.rows) == 1:
-            return self._rewrite()
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.rows[0]).writerow(row)
-        return None
+        self._write()
+
+
+def _columns(rows: list[dict[str, float]]) -> list[str]:
+    """Every name in any of the rows, in the order of first use."""
+    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """Rows of a run's `log.csv`; empty when there is no such file."""
+    """Rows of a run's `log.csv`, without their empty cells; no rows when there is no such file.
+
+    Raises
+    ------
+    ValueError
+        When the file holds anything else.
+    """
     if not Path(path).is_file():
         return []
-    with Path(path).open(newline="") as file:
-        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
-    return [row | {"step": int(row["step"])} for row in rows]
+    try:
+        with Path(path).open(newline="") as file:
+            rows = [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+        return [row | {"step": int(row["step"])} for row in rows]
+    except (csv.Error, LookupError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no log of a run, or damaged ({error}); mend it, or move it away: a run that resumes then logs "
+            "from there on"
+        ) from error
 
 
 def save_curves(rows: list[dict[str, float]], path: Path) -> None:
@@ -71,7 +86,8 @@ def save_curves(rows: list[dict[str, float]], path: Path) -> None:
         ("perceptual", ("train_perceptual", "val_perceptual"), "perceptual loss"),
         ("grad", ("grad_",), "norm of the gradient at the prediction"),
     ):
-        series = {name: [row[name] for row in rows] for name in rows[0] if name.startswith(starts)}
+        names = [name for name in _columns(rows) if name.startswith(starts)]
+        series = {name: [row.get(name, math.nan) for row in rows] for name in names}
         if series:
             figure = show_curves(series, x=steps, xlabel="step", ylabel=unit)
             figure.savefig(path.with_name(f"{path.stem}-{kind}.png"))
@@ -113,7 +129,7 @@ def start_tracker(accelerator: "Accelerator", tracker: str, config: Mapping[str,
     if not accelerator.log_with:
         raise ImportError(f"track {tracker!r} needs its package; pip install {tracker}, or leave --track out")
     options = {}
-    if tracker == "wandb":
+    if "wandb" in map(str, accelerator.log_with):  # `tracker` may be "all"
         import wandb
 
         mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")

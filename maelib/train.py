@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ from maelib.model import MaskedAutoencoder
 from maelib.optim import make_optimizers, rate
 from maelib.recipes import TrainConfig
 from maelib.runs import check_same_run, gather, has_state, load_run, plain, save_run, stop_requests
-from maelib.sources import load_images
+from maelib.sources import LeftOut, load_images
 from maelib.tracking import (
     CsvLog,
     reconstructions,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
     from tqdm import tqdm
 
-MOST_TOLD = 20  # files left out that are named at once
 MOST_SKIPPED = 20  # steps in a row that --on-nan skip leaves out: after so many the weights themselves are no numbers
 
 
@@ -91,10 +91,12 @@ class _Run:
             raise ValueError(
                 f"{config.out} is at step {self.done} already, beyond steps {config.steps}; ask for more steps"
             )
-        self.saved, self.skipped, self.trouble, self.complaints = self.done, 0, None, 0
+        self.saved, self.skipped, self.trouble = self.done, 0, None
         with self.accelerator.main_process_first():  # what is fetched or drawn is fetched or drawn once
             self.loss = make_loss(config, self.accelerator)
             self.images, val_images, skipped = load_images(config)
+        self.left_out = LeftOut(val_images, self.images)
+        self.losses = [terms for terms in self.losses if len(terms) == len(self.loss.names)]  # else `changed` took some
         self.notes += [f"skipped: {complaint}" for complaint in skipped]
         count = min(len(val_images), config.val_images)
         if self.sharded and count < self.processes:
@@ -110,7 +112,8 @@ class _Run:
             for partial in config.out.glob(".*.partial"):  # of a run that was killed while it wrote
                 partial.unlink()
             self.log = CsvLog(config.out / "log.csv", self.done)
-            write_atomic(config.out / "config.json", json.dumps(plain(config), indent=2).encode())
+            told = plain(replace(config, changed=False))  # what was meant once is not meant for ever
+            write_atomic(config.out / "config.json", json.dumps(told, indent=2).encode())
         if config.track:
             start_tracker(self.accelerator, config.track, plain(config), config.out)
 
@@ -198,11 +201,14 @@ class _Run:
         if self.config.on_nan == "skip" and self.skipped <= MOST_SKIPPED:
             self.notes.append(f"{message}; left out")
             return
-        good = f"step {self.saved} in {self.config.out}" if has_state(self.config) else "none yet"
         raise FloatingPointError(
-            f"{message}. Last good checkpoint: {good}. Look at these images, lower the learning rate "
+            f"{message}. {self._last_good()}. Look at these images, lower the learning rate "
             f"(lr {self.config.lr}), or leave such steps out (--on-nan skip, at most {MOST_SKIPPED} in a row)"
         )
+
+    def _last_good(self) -> str:
+        good = f"step {self.saved} in {self.config.out}" if has_state(self.config) else "none yet"
+        return f"Last good checkpoint: {good}"
 
     def _names(self) -> list[str]:
         """Files or seeds of the batch of the step at work, as far as this process sees them."""
@@ -210,15 +216,21 @@ class _Run:
         return [f"{name} (left out, the next one stood in for it)" if name in out else name for name in names]
 
     def report(self, gradients: dict[str, float]) -> dict[str, float]:
-        """Validate, and in the main process log and save; returns the row."""
+        """Validate, and in the main process log and save; returns the row. Weights that are no numbers stop the run."""
         row = {"step": self.done, "lr": self.config.lr * rate(self.done - 1, self.config.steps, self.config.warmup)}
         means = torch.stack(self.losses).mean(dim=0).tolist() if self.losses else [math.nan] * len(self.loss.names)
         row |= {f"train_{name}": value for name, value in zip(self.loss.names, means, strict=True)}
         self.losses = []
         row |= gradients | self.validation(self.bare, self.loss)
+        if not math.isfinite(row["val_loss"]):
+            raise FloatingPointError(
+                f"step {self.done}: val_loss {row['val_loss']:.3g}, the weights have grown beyond numbers. "
+                f"{self._last_good()}. Lower the learning rate (lr {self.config.lr}) and start anew, or go on from "
+                "there with another (--resume --changed --lr)"
+            )
         best = False
         if self.is_main:
-            best = all(row["val_loss"] < earlier["val_loss"] for earlier in self.log.rows)
+            best = all(row["val_loss"] < earlier.get("val_loss", math.inf) for earlier in self.log.rows)
             self._write(lambda: self.log.add(row))
         self.save(best)
         if self.config.track:
@@ -250,22 +262,16 @@ class _Run:
         while self.notes:
             bar.write(self.notes.pop(0), file=sys.stderr)
 
-    def complain(self) -> None:
-        """Note the files found unusable since the last call."""
-        told = list(self.images.left_out.values())
-        self.notes += [f"left out: {why}" for why in told[self.complaints : MOST_TOLD]]
-        if self.complaints <= MOST_TOLD < len(told):
-            self.notes.append("left out: more files, all listed at the end")
-        self.complaints = len(told)
-
     def list_left_out(self) -> None:
-        """Leave a list of all files that were found unusable on the way, by whichever process."""
+        """Leave a list of all files that were found unusable on the way, by whichever process, and before resuming."""
         from accelerate.utils import gather_object
 
-        whys = dict(gather_object(list(self.images.left_out.items())))
+        whys = dict(gather_object(list(self.left_out.whys().items())))
         if whys and self.is_main:
             path, some = self.config.out / "left_out.txt", ", ".join(list(whys)[:3])
-            if self._write(lambda: write_atomic(path, "\n".join([*whys.values(), ""]).encode())):
+            before = path.read_text().splitlines() if self.config.resume and path.is_file() else []
+            lines = dict.fromkeys([*before, *whys.values(), ""])
+            if self._write(lambda: write_atomic(path, "\n".join(lines).encode())):
                 self.notes.append(f"{len(whys)} file(s) were left out ({some}{', ...' * (len(whys) > 3)}); see {path}")
 
     def draw(self) -> None:
@@ -321,7 +327,7 @@ def train(config: TrainConfig) -> Path:
             if run.done % config.eval_every == 0 or run.done == config.steps:
                 row = run.report(gradients)
                 bar.set_postfix({name: f"{value:.3g}" for name, value in row.items() if "psnr" in name})
-            run.complain()
+            run.notes += run.left_out.news()
             run.tell(bar)
             if stopping:
                 break
@@ -333,9 +339,9 @@ def train(config: TrainConfig) -> Path:
                 f"stopped after {run.done} steps; go on with: maelib train --resume --out {config.out}", file=sys.stderr
             )
     if run.is_main and run.saved < run.done:
+        again = f"go on with: maelib train --resume --out {config.out}" if has_state(config) else "start anew"
         raise OSError(
-            f"the last checkpoint in {config.out} is of step {run.saved}: {run.trouble}; "
-            f"see to the disk, then go on with: maelib train --resume --out {config.out}"
+            f"the last checkpoint in {config.out} is of step {run.saved}: {run.trouble}; see to the disk, then {again}"
         )
     run.draw()
     for tracker in run.accelerator.trackers:  # not end_training: that also parts the processes for good

@@ -1,5 +1,6 @@
 """How a model in training does, on images and masks that never change."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -48,17 +49,17 @@ class Validation:
     def __call__(self, model: MaskedAutoencoder, loss: ReconstructionLoss) -> dict[str, float]:
         """Loss under the training's masks, on the training's scale, and hole PSNR in dB for each kind of hole.
 
-        A loss with a perceptual term gives its terms too, `val_mse` and `val_perceptual`.
+        A loss with a perceptual term gives its terms too, `val_mse` and `val_perceptual`. Where the loss is infinite
+        or no number, nothing is repaired, and there is no PSNR.
         """
         model.eval()
-        sums = [self._terms(model, loss), *(self._psnr(model, self.masks[kind]) for kind in HOLES)]
+        *sums, count = self.total(self._terms(model, loss)).tolist()
+        row = {f"val_{name}": value / count for name, value in zip(loss.names, sums, strict=True)}
+        if math.isfinite(sum(sums)):
+            psnr = self.total(torch.stack([self._psnr(model, self.masks[kind]) for kind in HOLES]))
+            row |= {f"psnr {kind}": total / number for kind, (total, number) in zip(HOLES, psnr.tolist(), strict=True)}
         model.train()
-        sums, count = self.total(torch.cat(sums)), len(loss.names)
-        terms, psnr = sums[:count] / sums[count], sums[count + 1 :].reshape(-1, 2)
-        row = {f"val_{name}": value for name, value in zip(loss.names, terms.tolist(), strict=True)}
-        return row | {
-            f"psnr {kind}": total / number for kind, (total, number) in zip(HOLES, psnr.tolist(), strict=True)
-        }
+        return row
 
     def _terms(self, model: MaskedAutoencoder, loss: ReconstructionLoss) -> Tensor:
         """Each term summed over what it is a mean over, and the number of these, `(terms + 1,)`."""

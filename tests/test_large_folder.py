@@ -130,7 +130,7 @@ def test_a_run_on_a_large_folder_reads_no_more_than_it_needs(config, monkeypatch
 
 @pytest.mark.parametrize("most", [2, 20])
 def test_a_run_goes_on_without_files_that_vanish_and_says_which(config, monkeypatch, capsys, most):
-    monkeypatch.setattr(train, "MOST_TOLD", most)
+    monkeypatch.setattr(sources, "MOST_TOLD", most)
     step, learnt_from = train._Run.step, []
 
     def vanish(run, *args):
@@ -151,6 +151,36 @@ def test_a_run_goes_on_without_files_that_vanish_and_says_which(config, monkeypa
     assert "4 file(s) were left out" in errors
     assert str(config.out / "left_out.txt") in errors
     assert any("left out, the next one stood in" in name for name in learnt_from)
+
+
+def test_a_run_that_resumes_adds_to_the_list_and_bad_files_to_validate_on_stand_there_too(config, capsys):
+    _, val_images, _ = sources.load_images(config)
+    bad, worse = (config.data / name for name in val_images.names[:2])
+    whole = bad.read_bytes()
+    bad.write_bytes(b"no array")
+    train.train(config)
+    (first,) = (config.out / "left_out.txt").read_text().splitlines()
+    assert str(bad) in first
+    assert f"left out: {first}" in capsys.readouterr().err
+    bad.write_bytes(whole)
+    worse.write_bytes(b"no array")
+    train.train(replace(config, resume=True, steps=18))
+    told = (config.out / "left_out.txt").read_text().splitlines()
+    assert told[0] == first
+    assert [str(worse) in line for line in told[1:]] == [True]
+
+
+def test_what_resembles_the_image_that_stands_in_for_a_wedge_is_left_out(config, monkeypatch):
+    _, val_images, _ = sources.load_images(config)
+    bad, stand_in = val_images.names[:2]
+    np.save(config.data / bad, np.zeros((32, 32, 3), np.uint8))
+    monkeypatch.setattr(large_folder, "find_wedges", lambda images: (images == 0).all(axis=-1))
+    images, val_images, _ = sources.load_images(replace(config, val_images=1))
+    twin = images.names[0]
+    np.save(config.data / twin, np.load(config.data / stand_in))
+    val_images.batch([0])
+    images.batch([0])
+    assert images.left_out.keys() == {twin}
 
 
 def test_a_run_on_whole_files_leaves_no_list(config):

@@ -46,6 +46,25 @@ def test_accumulation_keeps_less_at_a_time(stages):
     assert parts["decoder"] < 0.6 * {stage.name: stage.kept for stage in stages}["decoder"]
 
 
+def test_a_batch_that_cannot_be_parted_is_named():
+    with pytest.raises(ValueError, match=r"batch_size 4 cannot be shared by 1 .* accumulate 8; use a multiple of 8"):
+        profile(replace(CONFIG, accumulate=8))
+
+
+def test_compiled_blocks_are_timed_and_counted_as_they_are_written(stages, monkeypatch):
+    frames, real = [], torch.nn.Module.compile
+
+    def spy(graph, inputs):
+        frames.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: real(module, backend=spy))
+    compiled = profile(replace(CONFIG, compile=True), rounds=1)
+    assert len(frames) >= 2  # an encoder's block and a decoder's
+    assert [stage.flops for stage in compiled] == [stage.flops for stage in stages]
+    assert [stage.kept for stage in compiled] == [stage.kept for stage in stages]
+
+
 def test_the_table_adds_up():
     table = profile_table([Stage("encoder", 0.1, 10**9, 10**6), Stage("decoder", 0.3, 5 * 10**9, 3 * 10**6)], 8)
     assert "8 images a step, 20.0 images a second" in table

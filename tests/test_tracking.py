@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from accelerate.utils import LoggerType
 from unwedged import draw_unwedged
 
 from maelib.model import MAEConfig
@@ -86,6 +87,17 @@ def test_tracking_changes_nothing_about_the_run(config):
         second = train(replace(config, out=config.out.with_name("tracked"), track="wandb"))
     assert read_log(second.with_name("log.csv")) == read_log(config.out / "log.csv")
     assert len(second.read_bytes()) >= len(first)  # the same weights, and the name of the tracker
+
+
+@pytest.mark.parametrize("tracker", ["wandb", "all"])
+def test_files_of_wandb_go_into_the_run(tmp_path, tracker):
+    pytest.importorskip("wandb", reason="wandb is not installed; pip install maelib[wandb]")
+    started = []
+    known = SimpleNamespace(log_with=[LoggerType.WANDB], init_trackers=lambda *told: started.append(told))
+    start_tracker(known, tracker, {"lr": 0.1}, tmp_path / "run")
+    ((_, config, options),) = started
+    assert config == {"lr": 0.1}
+    assert options["wandb"]["dir"] == str(tmp_path / "run")
 
 
 def test_a_tracker_without_its_package_is_named_with_the_cure(tmp_path):

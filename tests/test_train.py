@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from unwedged import draw_unwedged
 
-from maelib import checkpoint, sources, train
+from maelib import checkpoint, sources, tracking, train
 from maelib.augment import Augment, to_float
 from maelib.checkpoint import load_model, load_tensors
 from maelib.losses import masked_mse
@@ -186,6 +186,35 @@ def test_a_log_that_resumes_drops_what_came_after(tmp_path):
     assert read_log(tmp_path / "log.csv") == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 1}, {"step": 3, "loss": 9}]
     with (tmp_path / "log.csv").open() as file:
         assert next(csv.reader(file)) == ["step", "loss"]
+
+
+def test_a_log_has_the_columns_of_all_its_rows_and_makes_up_for_a_row_that_failed(tmp_path, monkeypatch):
+    log, rows = CsvLog(tmp_path / "log.csv"), [{"step": 1, "loss": 3}, {"step": 2, "val": 4}, {"step": 3, "loss": 5}]
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking, "write_atomic", raise_full)
+        with pytest.raises(OSError, match="No space left"):
+            log.add(rows[0])
+    for row in rows[1:]:
+        log.add(row)
+    assert read_log(tmp_path / "log.csv") == rows
+    tracking.save_curves([row | {"train_loss": row.get("loss", 1)} for row in rows], tmp_path / "curves.png")
+    assert (tmp_path / "curves-loss.png").exists()
+
+
+def raise_full(*_):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("content", [b"step,loss\n1,x\n", b"step,loss\n1,2,3\n", b"loss\n1\n", b"st\xddep\n1\n"])
+def test_a_damaged_log_is_named_with_its_cure(config, content):
+    train.train(config)
+    (config.out / "log.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"log.csv is no log of a run, or damaged .*; mend it, or move it away"):
+        train.train(replace(config, resume=True, steps=9))
+    assert (config.out / "log.csv").read_bytes() == content
+    (config.out / "log.csv").unlink()
+    train.train(replace(config, resume=True, steps=9))
+    assert [row["step"] for row in read_log(config.out / "log.csv")] == [9]
 
 
 def test_recipes_say_what_they_are():
@@ -507,7 +536,8 @@ def test_a_full_disk_is_told_of_and_the_run_goes_on(config, monkeypatch, capsys,
 
     monkeypatch.setattr(train, "save_run", full)
     if 2 in fails:
-        with pytest.raises(OSError, match=rf"is of step {0 if 1 in fails else 3}: .*No space left.*--resume"):
+        step, cure = (0, "start anew") if 1 in fails else (3, "--resume")
+        with pytest.raises(OSError, match=rf"is of step {step}: .*No space left.*{cure}"):
             train.train(config)
         assert (config.out / "state.safetensors").exists() == (1 not in fails)
     else:
@@ -524,6 +554,39 @@ def test_other_settings_are_taken_when_they_are_meant(config):
     assert read_config(config.out).lr == 1e-3
     with pytest.raises(ValueError, match=r"optimizer muon -> adamw; resume with the same settings$"):
         train.train(replace(config, resume=True, steps=9, optimizer="adamw", changed=True))
+    with pytest.raises(ValueError, match=r"lr 0.001 -> 0.002; .*or --changed to mean it"):  # once, not for ever
+        train.train(replace(read_config(config.out), resume=True, steps=9, lr=2e-3))
+
+
+def test_another_loss_may_be_meant_in_the_middle_of_an_interval(config, perceptual, monkeypatch):
+    """Terms come, then go again; each row of the log holds what its loss has."""
+    real = train._Run.step
+
+    def stopped_at(step):
+        def call(run, images, voids, stop):
+            gradients, stopping = real(run, images, voids, stop)
+            return gradients, stopping or run.done == step
+
+        return call
+
+    for then, now, step in ((config, perceptual, 4), (perceptual, config, 7)):
+        with monkeypatch.context() as patch:
+            patch.setattr(train._Run, "step", stopped_at(step))
+            with pytest.raises(KeyboardInterrupt):
+                train.train(replace(then, resume=step > 4, steps=9))
+        train.train(replace(now, resume=True, changed=True, steps=step + 2 if step == 4 else 9))
+    rows = read_log(config.out / "log.csv")
+    assert [(row["step"], f"val_{TERMS[0]}" in row) for row in rows] == [(3, False), (6, True), (9, False)]
+
+
+@pytest.mark.parametrize("on_nan", ["stop", "skip"])
+def test_weights_beyond_numbers_stop_the_run_and_are_never_saved(config, on_nan):
+    train.train(config)
+    diverging = replace(config, resume=True, changed=True, lr=1e30, on_nan=on_nan, steps=40, eval_every=1, keep=99)
+    with pytest.raises(FloatingPointError, match=r"grown beyond numbers. Last good checkpoint: step \d+ in .*Lower"):
+        train.train(diverging)
+    for path in config.out.glob("*.safetensors"):
+        assert all(tensor.isfinite().all() for tensor in weights(path).values()), path
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
