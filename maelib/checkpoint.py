@@ -91,6 +91,8 @@ def load_model(path: Path) -> MaskedAutoencoder:
         As `load_tensors`; also when configuration and weights do not fit this library.
     """
     tensors, about = load_tensors(path)
+    if "losses" in about:
+        raise CheckpointError(f"{path} is what a run resumes from; use model.safetensors or best.safetensors beside it")
     config = about.get("model")
     known = {field.name for field in fields(MAEConfig)}
     if not isinstance(config, dict) or set(config) != known:

@@ -223,10 +223,10 @@ class _Run:
         self.losses = []
         row |= gradients | self.validation(self.bare, self.loss)
         if not math.isfinite(row["val_loss"]):
+            cure = ", or go on from there with another (--resume --changed --lr)" if has_state(self.config) else ""
             raise FloatingPointError(
                 f"step {self.done}: val_loss {row['val_loss']:.3g}, the weights have grown beyond numbers. "
-                f"{self._last_good()}. Lower the learning rate (lr {self.config.lr}) and start anew, or go on from "
-                "there with another (--resume --changed --lr)"
+                f"{self._last_good()}. Lower the learning rate (lr {self.config.lr}) and start anew{cure}"
             )
         best = False
         if self.is_main:

@@ -125,6 +125,8 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(config, tmp_path, monkey
         with pytest.raises(KeyboardInterrupt):
             train.train(half)
     load_model(half.out / "model.safetensors")  # usable as it is
+    with pytest.raises(checkpoint.CheckpointError, match=r"state.safetensors is what a run resumes from; use model"):
+        load_model(half.out / "state.safetensors")
     assert load_tensors(half.out / "state.safetensors")[1]["step"] == 4
     resumed = weights(train.train(replace(half, resume=True)))
     assert same(whole, resumed)
@@ -585,6 +587,8 @@ def test_weights_beyond_numbers_stop_the_run_and_are_never_saved(config, on_nan)
     diverging = replace(config, resume=True, changed=True, lr=1e30, on_nan=on_nan, steps=40, eval_every=1, keep=99)
     with pytest.raises(FloatingPointError, match=r"grown beyond numbers. Last good checkpoint: step \d+ in .*Lower"):
         train.train(diverging)
+    with pytest.raises(FloatingPointError, match=r"Last good checkpoint: none yet. .* and start anew$"):
+        train.train(replace(diverging, resume=False, out=config.out.parent / "new"))
     for path in config.out.glob("*.safetensors"):
         assert all(tensor.isfinite().all() for tensor in weights(path).values()), path
 
