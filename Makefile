@@ -43,6 +43,7 @@ test-lowest: ## the tests with the lowest versions that pyproject.toml admits, i
 	rm -rf $(VENV)-lowest
 	uv venv --quiet --python 3.11 $(VENV)-lowest
 	uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct -e '.[course,wandb,dev]'
+	uv pip install --quiet --python $(VENV)-lowest/bin/python pip  # a new one, as on Colab
 	$(subst $(VENV),$(VENV)-lowest,$(PYTEST))
 
 notebooks: setup ## execute and test the notebooks; NB="01_patching --check" passes through

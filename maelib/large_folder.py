@@ -78,7 +78,7 @@ class FileImages(Images):
     def _look_at(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Voids `(B, H, W)` of images `(B, H, W, 3)`, and why each cannot be used, "" where it can, `(B,)`."""
         codes = difference_hash(torch.from_numpy(images).permute(0, 3, 1, 2))
-        twin = (np.bitwise_count(self.held_out ^ codes[:, None]).sum(axis=2) <= MOST_BITS).any(axis=1)
+        twin = (np.unpackbits(self.held_out ^ codes[:, None], axis=2).sum(axis=2) <= MOST_BITS).any(axis=1)
         whys = np.where(twin, "nearly the same as an image to validate on", "")
         voids = np.zeros(images.shape[:3], bool)
         if self.patch_size is not None and len(images):

@@ -106,7 +106,9 @@ def test_two_processes_lose_what_one_loses(config, tmp_path, launcher):
 
 def test_a_process_without_an_image_to_validate_on_leaves_pictures_to_the_main_one(config, monkeypatch):
     pytest.importorskip("wandb", reason="wandb is not installed; pip install maelib[wandb]")
-    monkeypatch.setenv("WANDB_MODE", "offline")
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(config.out.parent))  # nobody has logged in there
     run = start("torchrun", replace(config, steps=2, val_images=1, track="wandb"))
     said = run.communicate()[0]
     assert run.returncode == 0, said[-3000:]
