@@ -35,6 +35,8 @@ class LoaderConfig:
     """`.npy` files in the large folder; more than 4096"""
     steps: int = 200
     """batches to load"""
+    threads: int | None = None
+    """threads that load; by default as many as in training"""
     recipes: tuple[str, ...] = ("facade_tiny", "facade_base")
     """recipes, each at its size"""
     out: Path = RESULTS
@@ -77,10 +79,10 @@ def measure(config: LoaderConfig, name: str) -> list[str]:
         start = time.perf_counter() - began
         some = StepSampler(range(min(len(images), batch * config.steps)), batch, config.steps, seed=0)
         rates = {
-            f"{files} .npy files, first time": rate(prefetch(images, some), batch),
-            f"{files} .npy files, afterwards": rate(prefetch(images, some), batch),
+            f"{files} .npy files, first time": rate(prefetch(images, some, config.threads), batch),
+            f"{files} .npy files, afterwards": rate(prefetch(images, some, config.threads), batch),
         }
-    rates["pool of drawings"] = rate(prefetch(pool, sampler), batch)
+    rates["pool of drawings"] = rate(prefetch(pool, sampler, config.threads), batch)
     return [
         f"| {name}, {size} px | {what} | {f'{start:.2f} s' if 'files' in what else ''} | {images_a_second:.0f} | "
         f"{learnt:.1f} | {images_a_second / learnt:.1f} |"

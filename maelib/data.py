@@ -180,8 +180,8 @@ def prefetch(
     """The sampler's batches (see `Images.batch`), in its order, read by threads while earlier ones are learnt from.
 
     Threads, not processes: reading is waiting, and decoders work outside Python's lock; nothing is copied, nothing is
-    left behind, and there is one list of files. By default one thread for two cores, at most 4: JPEGs come faster
-    with more, small arrays slower, since threads queue for the lock (`benchmarks/loader.py`).
+    left behind, and there is one list of files. By default one thread for two cores, at most 4: decoders gain from
+    more, small arrays lose, since their threads queue for the lock (`benchmarks/loader.py --threads 4`).
     """
     threads = threads or max(1, min(4, (os.cpu_count() or 1) // 2))
     pool, queue = ThreadPoolExecutor(threads), deque()
