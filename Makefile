@@ -13,9 +13,9 @@ FIRST  := notebooks/00_start_here.ipynb
 ANEW   := $(shell [ -x $(BIN)/python ] && [ -x $(BIN)/pip ] || echo environment)
 
 # One thread a worker: with more, torch's threads in different workers fight over the same cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS)
-# A notebook has one kernel, so one worker runs all of it; notebooks/conftest.py puts those that take longest first.
-NBVAL  := --nbval --nbval-current-env --dist loadscope --no-loadscope-reorder notebooks
+PYTEST := OMP_NUM_THREADS=1 PYTHONPATH=tools $(BIN)/pytest -n $(JOBS)
+# A notebook has one kernel, so one worker runs all of it; tools/nbval_settings.py puts those that take longest first.
+NBVAL  := -p nbval_settings --nbval --nbval-current-env --dist loadscope --no-loadscope-reorder notebooks
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -47,16 +47,16 @@ test-lowest: ## the tests with the lowest versions that pyproject.toml admits, i
 	$(subst $(VENV),$(VENV)-lowest,$(PYTEST))
 
 notebooks: setup ## execute and test the notebooks; NB="01_patching --check" passes through
-	$(BIN)/python notebooks/build.py $(NB)
+	$(BIN)/python tools/build.py $(NB)
 
 notebooks-plain: setup ## every notebook's text again, with torch's plain CPU kernels
 	ATEN_CPU_CAPABILITY=default $(PYTEST) $(NBVAL)
 
 badges: setup ## say where the repository is, for Colab: REPO=https://github.com/owner/name, REPO= for nowhere
-	@$(BIN)/python notebooks/badges.py $(if $(filter undefined,$(origin REPO)),,'$(REPO)')
+	@$(BIN)/python tools/badges.py $(if $(filter undefined,$(origin REPO)),,'$(REPO)')
 
 faults: setup ## plant faults in the library, one by one, and see the notebooks notice each
-	$(BIN)/python notebooks/faults.py
+	$(BIN)/python tools/faults.py
 
 bench: setup ## measure speed, data loading and quality for time beside other libraries; wants a quiet machine
 	@[ -e $(VENV)/bench ] || { $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install) \

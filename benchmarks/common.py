@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from maelib.cmp import read_photos
-from maelib.data import TEST_SEEDS
-from maelib.evaluate import drawn_test_images
+from maelib.data.cmp import read_photos
+from maelib.data.images import TEST_SEEDS
 from maelib.files import write_atomic
+from maelib.repair.evaluate import drawn_test_images
 
 RESULTS = Path(__file__).parent / "results"
 DRAWN, PHOTOS = "Drawn facades, held out", "Real photos"

@@ -19,13 +19,13 @@ from scipy.stats import spearmanr
 from torch import Tensor
 from tqdm import tqdm
 
-from maelib.baselines import BASELINES
-from maelib.checkpoint import bundled_checkpoint, load_model
-from maelib.data import TEST_SEEDS
-from maelib.evaluate import BATCH_SIZE, HOLES, PSNR_CAP, Method, evaluation_holes, model_method
+from maelib.data.images import TEST_SEEDS
 from maelib.metrics import hole_psnr
 from maelib.model import MaskedAutoencoder
 from maelib.plots import mask_overlay, show_images
+from maelib.repair.classical import BASELINES
+from maelib.repair.evaluate import BATCH_SIZE, HOLES, PSNR_CAP, Method, evaluation_holes, model_method
+from maelib.weights.checkpoint import bundled_checkpoint, load_model
 
 RIVALS = ("translation_copy", "mean_of_copies", "telea")
 FEWEST = 20  # wins of the three together; with fewer there is nothing to divide into quarters

@@ -23,14 +23,16 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from safetensors.torch import save
 
-from maelib import checkpoint, runs, weights
-from maelib.checkpoint import CheckpointError
-from maelib.layouts import to_hugging_face
+from maelib.data.photos import PHOTO_SUFFIXES, Photo, PhotoError, open_photo, read_mask, write_photo
 from maelib.model import MAEConfig, MaskedAutoencoder
-from maelib.photos import PHOTO_SUFFIXES, Photo, PhotoError, open_photo, read_mask, write_photo
-from maelib.published import read_weights
-from maelib.recipes import TrainConfig
-from maelib.vgg import vgg19
+from maelib.perceptual import vgg19
+from maelib.training import resume as runs
+from maelib.training.recipes import TrainConfig
+from maelib.weights import checkpoint
+from maelib.weights import published as weights
+from maelib.weights.checkpoint import CheckpointError
+from maelib.weights.layouts import to_hugging_face
+from maelib.weights.reading import read_weights
 
 Strategy = st.SearchStrategy[bytes]
 SIZE = (12, 16)  # of photos and masks, height and width

@@ -16,10 +16,10 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from maelib import inpaint
-from maelib.checkpoint import bundled_checkpoint, load_model
 from maelib.facades import draw_facade
 from maelib.metrics import hole_psnr, hole_sharpness, hole_ssim
+from maelib.repair import photo as inpaint
+from maelib.weights.checkpoint import bundled_checkpoint, load_model
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def holes(size: int, rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray
 
 
 def strategies() -> dict[str, dict]:
-    """What to replace in `maelib.inpaint` for each strategy."""
+    """What to replace in `maelib.repair.photo` for each strategy."""
     sizes = inpaint._sizes
     return {
         "coarse pass, enlarged": {"_sizes": lambda shape, model: sizes(shape, model)[:1]},

@@ -15,11 +15,11 @@ import torch
 import tyro
 from common import RESULTS, write_report
 
-from maelib.data import Images, StepSampler, drawn_pool, prefetch, resize_to_square
-from maelib.large_folder import LARGE
+from maelib.data.images import Images, StepSampler, drawn_pool, prefetch, resize_to_square
+from maelib.data.large_folder import LARGE
+from maelib.data.sources import load_images
 from maelib.profile import profile
-from maelib.recipes import RECIPES
-from maelib.sources import load_images
+from maelib.training.recipes import RECIPES
 
 EXPLANATION = """\
 Images a second, {steps} batches of the recipe, nothing else running in the process; "first time" includes the search

@@ -13,17 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maelib.devices import compile_blocks
 from maelib.losses import masked_mse, target_patches
-from maelib.masking import visible_first
+from maelib.masking import split_ids
 from maelib.model import MAEConfig, MaskedAutoencoder
 from maelib.patches import PIXEL_MEAN, PIXEL_STD
-from maelib.vgg import LAYERS, vgg19
+from maelib.perceptual import LAYERS, vgg19
+from maelib.training.devices import compile_blocks
 
 
 def _kept(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Indices of visible and of hidden patches, `(B, K)` and `(B, N - K)`."""
-    ids_keep, ids_restore = visible_first(mask)
+    ids_keep, ids_restore = split_ids(mask)
     return ids_keep, ids_restore.argsort(dim=1)[:, ids_keep.shape[1] :]
 
 

@@ -15,11 +15,11 @@ import tyro
 from common import RESULTS, machine
 from torch import Tensor
 
-from maelib.evaluate import drawn_test_images
 from maelib.losses import ReconstructionLoss
 from maelib.masking import block_mask
 from maelib.model import CONFIGS, MaskedAutoencoder
-from maelib.vgg import LAYERS, VGG19, vgg19
+from maelib.perceptual import LAYERS, VGG19, vgg19
+from maelib.repair.evaluate import drawn_test_images
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from maelib.baselines import _rank_shifts
+from maelib.repair.classical import _rank_shifts
 
 PROPERTIES = {
     "repetition error": "squared error of the best translation by more than a patch, outside the hole; 1 = unrelated",

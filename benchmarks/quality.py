@@ -21,14 +21,14 @@ import numpy as np
 import tyro
 from common import DRAWN, RESULTS, cpu_seconds, image_sets, machine, save_small, shown
 
-from maelib.augment import Augment
-from maelib.baselines import BASELINES
-from maelib.checkpoint import bundled_checkpoint, load_model
-from maelib.cmp import read_photos
-from maelib.data import TEST_SEEDS, near_duplicates
-from maelib.evaluate import evaluate, evaluation_figure, evaluation_table, model_method
-from maelib.recipes import RECIPES, TrainConfig
-from maelib.train import train
+from maelib.data.augment import Augment
+from maelib.data.cmp import read_photos
+from maelib.data.images import TEST_SEEDS, near_duplicates
+from maelib.repair.classical import BASELINES
+from maelib.repair.evaluate import evaluate, evaluation_figure, evaluation_table, model_method
+from maelib.training.recipes import RECIPES, TrainConfig
+from maelib.training.train import train
+from maelib.weights.checkpoint import bundled_checkpoint, load_model
 
 
 class Row(NamedTuple):

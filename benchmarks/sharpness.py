@@ -17,16 +17,16 @@ from common import DRAWN, RESULTS, cpu_seconds, image_sets, machine, save_small
 from torch import Tensor
 from tqdm import tqdm
 
-from maelib.augment import Augment
-from maelib.checkpoint import bundled_checkpoint, load_model
-from maelib.data import TEST_SEEDS
-from maelib.evaluate import HOLES, PSNR_CAP, evaluation_holes, model_method
+from maelib.data.augment import Augment
+from maelib.data.images import TEST_SEEDS
 from maelib.losses import perceptual_loss
 from maelib.metrics import hole_psnr, hole_sharpness, hole_ssim
+from maelib.perceptual import VGG19, vgg19
 from maelib.plots import mask_overlay, show_images
-from maelib.recipes import RECIPES, TrainConfig
-from maelib.train import train
-from maelib.vgg import VGG19, vgg19
+from maelib.repair.evaluate import HOLES, PSNR_CAP, evaluation_holes, model_method
+from maelib.training.recipes import RECIPES, TrainConfig
+from maelib.training.train import train
+from maelib.weights.checkpoint import bundled_checkpoint, load_model
 
 JUDGES = ("relu2_2", "relu4_1")
 FLAT = ("relu1_1", "relu2_1")

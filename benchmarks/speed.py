@@ -22,12 +22,12 @@ from peers import PEERS, PlainStep, make_peer, versions
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from maelib.evaluate import drawn_test_images
 from maelib.losses import ReconstructionLoss
 from maelib.masking import block_mask
 from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder
+from maelib.perceptual import vgg19
 from maelib.profile import now
-from maelib.vgg import vgg19
+from maelib.repair.evaluate import drawn_test_images
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
 EXPLANATION = """\

@@ -20,16 +20,16 @@ from common import RESULTS, save_small, write_report
 from peers import PEERS, versions
 from torch import Generator, Tensor, nn
 
-from maelib.augment import Augment
-from maelib.data import StepSampler, drawn_pool, prefetch
-from maelib.devices import native_bf16
-from maelib.evaluate import HOLES, drawn_test_images, evaluation_holes
+from maelib.data.augment import Augment
+from maelib.data.images import StepSampler, drawn_pool, prefetch
 from maelib.losses import masked_mse, target_patches
 from maelib.masking import MASKS, mask_from_pixels, mask_to_pixels
 from maelib.metrics import hole_psnr
 from maelib.model import CONFIGS, MAEConfig
-from maelib.optim import make_optimizers
 from maelib.patches import unpatchify
+from maelib.repair.evaluate import HOLES, drawn_test_images, evaluation_holes
+from maelib.training.devices import native_bf16
+from maelib.training.optim import make_optimizers
 
 BATCH = 32  # images
 EXPLANATION = """\

@@ -12,11 +12,11 @@ import torch
 import tyro
 from common import RESULTS, cpu_seconds, machine, shown
 
-from maelib.checkpoint import bundled_checkpoint
 from maelib.files import write_atomic
-from maelib.labelled import DATA_SETS, IGNORED
-from maelib.transfer import FinetuneConfig, ProbeConfig, Result, compare, standard_error, table
-from maelib.weights import load_model
+from maelib.transfer.compare import FinetuneConfig, ProbeConfig, Result, compare, standard_error, table
+from maelib.transfer.labelled import DATA_SETS, IGNORED
+from maelib.weights.checkpoint import bundled_checkpoint
+from maelib.weights.published import load_model
 
 ROWS = (
     ProbeConfig("style", labels=60),

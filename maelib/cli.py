@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from maelib.recipes import TrainConfig
+    from maelib.training.recipes import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ def _draw(args: list[str]) -> None:
 
 def _recipe(command: str, args: list[str]) -> "TrainConfig":
     """A training's configuration: a recipe, or the run that goes on, and the options beside it."""
-    from maelib.recipes import RECIPES, TrainConfig
-    from maelib.runs import read_config
+    from maelib.training.recipes import RECIPES, TrainConfig
+    from maelib.training.resume import read_config
 
     chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     chooser.add_argument("--recipe", choices=RECIPES, default="facade_tiny")
@@ -88,7 +88,7 @@ def _recipe(command: str, args: list[str]) -> "TrainConfig":
 
 
 def _train(args: list[str]) -> None:
-    from maelib.train import train
+    from maelib.training.train import train
 
     print(f"trained {train(_recipe('train', args))}")
 
@@ -105,13 +105,13 @@ def _profile(args: list[str]) -> None:
 
 
 def _evaluate(args: list[str]) -> None:
-    from maelib.evaluate import EvaluateConfig, run
+    from maelib.repair.evaluate import EvaluateConfig, run
 
     print(run(_parse(EvaluateConfig, "evaluate", args)))
 
 
 def _reconstruct(args: list[str]) -> None:
-    from maelib.reconstruct import ReconstructConfig, reconstruct
+    from maelib.repair.files import ReconstructConfig, reconstruct
 
     results = reconstruct(_parse(ReconstructConfig, "reconstruct", args))
     for result in results:
@@ -121,7 +121,7 @@ def _reconstruct(args: list[str]) -> None:
 
 
 def _compare(command: str, args: list[str]) -> None:
-    from maelib.transfer import FinetuneConfig, ProbeConfig, compare, table
+    from maelib.transfer.compare import FinetuneConfig, ProbeConfig, compare, table
 
     result = compare(_parse(ProbeConfig if command == "probe" else FinetuneConfig, command, args))
     print("\n".join([*result.notes, table([result])]))

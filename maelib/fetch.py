@@ -8,11 +8,11 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from maelib.cmp import BASE_URL, cmp_photos, fetch_cmp
+from maelib.data.cmp import BASE_URL, cmp_photos, fetch_cmp
 from maelib.downloads import DownloadError
 from maelib.downloads import fetch as download
-from maelib.published import OFFICIAL
-from maelib.vgg_weights import fetch_vgg19
+from maelib.perceptual_weights import fetch_vgg19
+from maelib.weights.reading import OFFICIAL
 
 
 def _fetch_cmp(config: "FetchConfig") -> str:
@@ -65,7 +65,8 @@ class FetchConfig:
 
     what: Positional[str]
     """cmp: the CMP Facade Database, 606 photos with label maps; vgg19: VGG19's weights, for the perceptual loss;
-    mae_visualize_vit_base, ..._large, ..._huge and the others of maelib.published.OFFICIAL: the paper's own weights"""
+    mae_visualize_vit_base, ..._large, ..._huge and the others of maelib.weights.reading.OFFICIAL: the paper's
+    own weights"""
     out: Path | None = None
     """folder of cmp, by default data/photos/cmp, or of the paper's weights, by default data/checkpoints"""
     source: str | None = None

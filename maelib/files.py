@@ -22,3 +22,10 @@ def cache_folder() -> Path:
     """Where what is drawn or fetched is kept between runs: `$MAELIB_CACHE`, else `maelib` in the user's cache."""
     default = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "maelib"
     return Path(os.environ.get("MAELIB_CACHE", default))
+
+
+def data_folder() -> Path:
+    """Where the bundled model and facades lie: `data/` of the repository, or inside the installed package."""
+    package = Path(__file__).parent
+    repository = package.parent / "data"
+    return repository if (repository / "checkpoints").is_dir() else package / "_data"

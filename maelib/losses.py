@@ -97,7 +97,7 @@ def cropped_perceptual_loss(
     """`perceptual_loss`, with features computed only as far around each hole as a map's places inside it see.
 
     Value and gradient are the same: what a crop's own border spoils weighs nothing. Parameters are the same too, but
-    `features` must know how far it sees: `margin` and `stride` in pixels, as `maelib.vgg.VGG19` does.
+    `features` must know how far it sees: `margin` and `stride` in pixels, as `maelib.perceptual.VGG19` does.
     """
     margin = features.margin + (window - 1) * features.stride
     crops = cut_holes(hole, margin, features.stride, predicted, images)
@@ -144,7 +144,7 @@ class ReconstructionLoss:
     mse_weight, perceptual_weight : float
         The blend; 0.6 and 0.4 for `facade_base`. A term of weight 0 costs nothing.
     features : callable, optional
-        What the perceptual term compares, such as `maelib.vgg.vgg19()`, which is run around the hole alone.
+        What the perceptual term compares, such as `maelib.perceptual.vgg19()`, which is run around the hole alone.
     all_patches : bool
         Count visible patches in the squared error as well.
     log_mse : bool
@@ -177,7 +177,7 @@ class ReconstructionLoss:
         if perceptual_weight and features is None:
             raise ValueError(
                 f"perceptual_weight {perceptual_weight} needs features to compare; "
-                "hand in features, such as maelib.vgg.vgg19(), or set perceptual_weight to 0"
+                "hand in features, such as maelib.perceptual.vgg19(), or set perceptual_weight to 0"
             )
         if perceptual_weight and config.norm_pix:
             raise ValueError(

@@ -180,7 +180,7 @@ def mask_from_pixels(hole: Tensor, patch_size: int) -> Tensor:
     return F.max_pool2d(hole[:, None].float(), patch_size).flatten(1).bool()  # (B, 1, H, W) -> (B, N)
 
 
-def keep_out(mask: Tensor, void: Tensor) -> Tensor:
+def exclude_patches(mask: Tensor, void: Tensor) -> Tensor:
     """Hide no patch of `void` `(B, N)`, such as those that `mask_from_pixels` gives for wedges. Returns `(B, N)` bool.
 
     A row of `mask` `(B, N)` that would hide nothing then hides the middle one of its other patches; a row that is all
@@ -197,7 +197,7 @@ def mask_to_pixels(mask: Tensor, patch_size: int, grid_size: tuple[int, int]) ->
     return hole.repeat_interleave(patch_size, 1).repeat_interleave(patch_size, 2)
 
 
-def visible_first(mask: Tensor) -> tuple[Tensor, Tensor]:
+def split_ids(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Order that brings a row's visible patches to the front, and the order that undoes it.
 
     Returns

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maelib.masking import mask_to_pixels, visible_first
+from maelib.masking import mask_to_pixels, split_ids
 from maelib.patches import (
     PIXEL_MEAN,
     PIXEL_STD,
@@ -294,7 +294,7 @@ class MaskedAutoencoder(nn.Module):
         -------
         Tensor
             `(B, [1 +] K, embed_dim)`, K the largest number of visible patches in a row of the mask, in the order
-            of `maelib.masking.visible_first`; tokens past a row's own number are meaningless.
+            of `maelib.masking.split_ids`; tokens past a row's own number are meaningless.
 
         Raises
         ------
@@ -313,7 +313,7 @@ class MaskedAutoencoder(nn.Module):
         x = self.patch_embed(x) + positions[:, extra:]  # (B, C, H, W) -> (B, N, D)
 
         # keep the visible ones only
-        ids_keep, _ = visible_first(mask)
+        ids_keep, _ = split_ids(mask)
         x = x.gather(1, ids_keep[..., None].expand(-1, -1, x.shape[-1]))  # (B, N, D) -> (B, K, D)
         padded = mask.gather(1, ids_keep)  # (B, K), True where a row has fewer than K visible patches
         valid = F.pad(~padded, (extra, 0), value=True) if padded.any() else None
@@ -331,7 +331,7 @@ class MaskedAutoencoder(nn.Module):
     def decode(self, features: Tensor, mask: Tensor, grid: tuple[int, int]) -> Tensor:
         """Predict all patches `(B, N, P)` of a `grid` from the `features` that `encode` made under `mask`."""
         extra = int(self.config.class_token)
-        _, ids_restore = visible_first(mask)
+        _, ids_restore = split_ids(mask)
         x = self.decoder_embed(features)  # (B, [1 +] K, D) -> (B, [1 +] K, D')
 
         # mask tokens where patches are hidden, then every patch back to its place

@@ -13,12 +13,12 @@ from torch import Generator, Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
-from maelib.devices import batch_parts, compile_blocks, make_accelerator
 from maelib.masking import MASKS
 from maelib.model import MaskedAutoencoder
-from maelib.optim import make_optimizers
-from maelib.recipes import TrainConfig
-from maelib.train import make_loss
+from maelib.training.devices import batch_parts, compile_blocks, make_accelerator
+from maelib.training.optim import make_optimizers
+from maelib.training.recipes import TrainConfig
+from maelib.training.train import make_loss
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from maelib import vgg_weights
+from maelib import perceptual_weights as vgg_weights
 from maelib.downloads import DownloadError
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maelib.augment import Augment, hue_turns, to_float
+from maelib.data.augment import Augment, hue_turns, to_float
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maelib.baselines import BASELINES
-from maelib.evaluate import drawn_test_images, evaluation_holes
 from maelib.masking import block_mask, mask_to_pixels, random_mask
 from maelib.metrics import hole_psnr
+from maelib.repair.classical import BASELINES
+from maelib.repair.evaluate import drawn_test_images, evaluation_holes
 
 pytest.importorskip("cv2")
 pytest.importorskip("skimage")

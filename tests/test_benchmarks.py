@@ -25,13 +25,13 @@ from quality import ROWS, QualityConfig, Row
 from transfer import BenchmarkConfig, verdict
 from transfer import main as compare_starts
 
-from maelib.baselines import BASELINES
-from maelib.checkpoint import save_model
-from maelib.evaluate import drawn_test_images
 from maelib.masking import block_mask, mask_to_pixels
 from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder
 from maelib.patches import PIXEL_STD, patchify
-from maelib.transfer import ProbeConfig, Result
+from maelib.repair.classical import BASELINES
+from maelib.repair.evaluate import drawn_test_images
+from maelib.transfer.compare import ProbeConfig, Result
+from maelib.weights.checkpoint import save_model
 
 FAST = {name: BASELINES[name] for name in ("mean_fill", "translation_copy", "mean_of_copies", "telea")}
 
@@ -303,7 +303,7 @@ def test_a_learner_goes_on_from_a_copy_without_touching_the_original():
 
 def test_loader_reports_folder_and_pool(tmp_path, monkeypatch):
     monkeypatch.setattr(loader, "LARGE", 40)
-    monkeypatch.setattr("maelib.sources.LARGE", 40)
+    monkeypatch.setattr("maelib.data.sources.LARGE", 40)
     recipe = replace(loader.RECIPES["facade_tiny"], model=SHAPE, batch_size=4, val_images=4)
     monkeypatch.setattr(loader, "RECIPES", {"facade_tiny": recipe})
     loader.main(loader.LoaderConfig(files=60, steps=5, recipes=("facade_tiny",), out=tmp_path))

@@ -26,7 +26,7 @@ EXPLORER = """\
 import torch
 
 from maelib.plots import show_images
-from maelib.widgets import Explorer
+from maelib.course.widgets import Explorer
 
 Explorer(lambda level: show_images([torch.full((1, 3, 8, 8), level)]), level=(0.0, 1.0, 0.1))
 """

@@ -23,7 +23,8 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """What these scripts touch of a repository: pyproject.toml, a lesson, its solutions, a form test that passes."""
     folder = tmp_path / "notebooks"
     (folder / "solutions").mkdir(parents=True)
-    for name in ("pyproject.toml", "notebooks/build.py", "notebooks/badges.py"):
+    (tmp_path / "tools").mkdir()
+    for name in ("pyproject.toml", "tools/build.py", "tools/badges.py"):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_notebooks.py").write_text("def test_the_form_of_00_small():\n    pass\n")
@@ -33,7 +34,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         nbformat.write(
             new_notebook(cells=[new_markdown_cell("# 00. Small\n\nOne sentence."), setup, two]), folder / name
         )
-    monkeypatch.syspath_prepend(folder)
+    monkeypatch.syspath_prepend(tmp_path / "tools")
     for module in ("build", "badges"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     assert set_address("") == 0  # whatever this repository's own address is

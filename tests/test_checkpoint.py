@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from maelib import files
-from maelib.checkpoint import CheckpointError, load_model, load_tensors, save_model, save_tensors, start_from
 from maelib.files import write_atomic
 from maelib.masking import random_mask
 from maelib.model import MAEConfig, MaskedAutoencoder
 from maelib.patches import unpatchify
+from maelib.weights.checkpoint import CheckpointError, load_model, load_tensors, save_model, save_tensors, start_from
 
 SMALL = MAEConfig(img_size=16, embed_dim=16, depth=1, num_heads=1, decoder_embed_dim=16, decoder_depth=1,
                   decoder_num_heads=1)  # fmt: skip

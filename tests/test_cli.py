@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maelib.checkpoint import data_folder, load_model
 from maelib.cli import COMMANDS, main
 from maelib.facades import draw_images
+from maelib.files import data_folder
 from maelib.model import MAEConfig
-from maelib.tracking import read_log
-from maelib.vgg_weights import weights_file
+from maelib.perceptual_weights import weights_file
+from maelib.training.log import read_log
+from maelib.weights.checkpoint import load_model
 
 DATA = data_folder() / "complete_npy"
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -74,7 +75,7 @@ def test_the_originals_recipe_trains_at_its_own_size_with_its_own_blend(tmp_path
 
 def test_the_command_that_stands_for_the_original_sets_what_the_original_sets(monkeypatch):
     seen = []
-    monkeypatch.setattr("maelib.train.train", seen.append)
+    monkeypatch.setattr("maelib.training.train.train", seen.append)
     main(re.search(r"^maelib (train --recipe facade_base --data .*)$", README, re.MULTILINE).group(1).split())
     (config,) = seen
     shape = {"img_size": 224, "patch_size": 16, "embed_dim": 256, "depth": 12, "num_heads": 4}

@@ -10,10 +10,10 @@ from PIL import Image
 from unwedged import unwedged_seeds
 
 from maelib.cli import main
-from maelib.cmp import CMP_CLASSES, cmp_photos, fetch_cmp, read_cmp, read_photos
+from maelib.data.cmp import CMP_CLASSES, cmp_photos, fetch_cmp, read_cmp, read_photos
+from maelib.data.photos import PhotoError
 from maelib.downloads import DownloadError
 from maelib.facades import draw_facade
-from maelib.photos import PhotoError
 
 SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "cmp_original_sample"
 

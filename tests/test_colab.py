@@ -132,7 +132,7 @@ def snapshot(packages: Path) -> dict[Path, tuple]:
 
 def run_all(folder: Path, notebook: NotebookNode, address: str) -> str:
     """Put a notebook alone into a folder and run all of it; returns what its last cell printed."""
-    spec = importlib.util.spec_from_file_location("build", ROOT / "notebooks" / "build.py")
+    spec = importlib.util.spec_from_file_location("build", ROOT / "tools" / "build.py")
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
     for cell in notebook.cells:

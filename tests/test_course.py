@@ -1,6 +1,7 @@
 """Predictions, exercise checks, figures: what the notebooks share."""
 
 import base64
+import importlib
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,10 @@ import torch
 from IPython.core.formatters import DisplayFormatter
 from matplotlib.figure import Figure
 
-from maelib import course
-from maelib.course import Verdict, check, difference, figure, own_photos, predict, reveal
-from maelib.exercises import EXERCISES
+from maelib.course.check import Verdict, check, difference, figure, own_photos, predict, reveal
+from maelib.course.exercises import EXERCISES
 
+course = importlib.import_module("maelib.course.check")  # the package holds a function of that name
 MISTAKES = [(name, *mistake) for name, exercise in EXERCISES.items() for mistake in exercise.mistakes]
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from unwedged import draw_unwedged
 
-from maelib import data
-from maelib.data import (
+from maelib.data import images as data
+from maelib.data.images import (
     Images,
     Joined,
     StepSampler,
@@ -23,8 +23,8 @@ from maelib.data import (
     read_folder,
     split,
 )
+from maelib.data.photos import PhotoError
 from maelib.facades import draw_images
-from maelib.photos import PhotoError
 
 
 @pytest.fixture(scope="module")

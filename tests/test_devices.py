@@ -17,14 +17,14 @@ import pytest
 import torch
 from unwedged import draw_unwedged
 
-from maelib import train
-from maelib.checkpoint import load_tensors
-from maelib.data import Images, StepSampler
+from maelib.data.images import Images, StepSampler
 from maelib.losses import ReconstructionLoss
 from maelib.model import MAEConfig, MaskedAutoencoder
-from maelib.recipes import TrainConfig
-from maelib.tracking import read_log
-from maelib.validation import Validation
+from maelib.training import train
+from maelib.training.log import read_log
+from maelib.training.recipes import TrainConfig
+from maelib.training.validation import Validation
+from maelib.weights.checkpoint import load_tensors
 
 SMALL = MAEConfig(img_size=32, embed_dim=32, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
                   decoder_num_heads=1)  # fmt: skip
@@ -124,10 +124,10 @@ import matplotlib.pyplot, torchvision.transforms.v2, torch.distributed.fsdp  # o
 import torch
 from accelerate import notebook_launcher
 
-from maelib.devices import make_accelerator, prepare_model
+from maelib.training.devices import make_accelerator, prepare_model
 from maelib.model import MaskedAutoencoder
-from maelib.optim import make_optimizers
-from maelib.train import train
+from maelib.training.optim import make_optimizers
+from maelib.training.train import train
 
 
 def weigh(config):  # numbers that this process holds, of the weights and of the optimiser's averages

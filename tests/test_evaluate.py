@@ -6,10 +6,12 @@ import pytest
 import torch
 from unwedged import draw_unwedged
 
-from maelib.baselines import BASELINES
-from maelib.checkpoint import save_model
-from maelib.data import TEST_SEEDS
-from maelib.evaluate import (
+from maelib.data.images import TEST_SEEDS
+from maelib.facades import draw_facade
+from maelib.metrics import hole_psnr, hole_ssim
+from maelib.model import MAEConfig, MaskedAutoencoder
+from maelib.repair.classical import BASELINES
+from maelib.repair.evaluate import (
     HOLES,
     EvaluateConfig,
     Score,
@@ -19,13 +21,11 @@ from maelib.evaluate import (
     evaluation_figure,
     evaluation_holes,
     evaluation_table,
-    image_wedges,
+    image_border_fill,
     model_method,
     run,
 )
-from maelib.facades import draw_facade
-from maelib.metrics import hole_psnr, hole_ssim
-from maelib.model import MAEConfig, MaskedAutoencoder
+from maelib.weights.checkpoint import save_model
 
 FAST = {name: BASELINES[name] for name in ("mean_fill", "nearest_patch", "translation_copy")}
 
@@ -76,7 +76,7 @@ def wedged(images, fill=0.0):
 def test_holes_leave_wedges_out_and_are_else_what_they_are():
     images = torch.from_numpy(draw_unwedged(6, 64)).permute(0, 3, 1, 2) / 255
     mixed = torch.cat([images[:3], wedged(images[3:])])
-    void = torch.nn.functional.max_pool2d(image_wedges(mixed).float(), 8).bool()
+    void = torch.nn.functional.max_pool2d(image_border_fill(mixed).float(), 8).bool()
     void = void.repeat_interleave(8, 1).repeat_interleave(8, 2)
     assert list(void.any(dim=(1, 2))) == [False] * 3 + [True] * 3
     for kind in HOLES:
@@ -92,7 +92,7 @@ def test_holes_leave_wedges_out_and_are_else_what_they_are():
 def test_no_method_is_judged_on_a_wedge(fill):
     """A method that paints wedges over anything, anywhere in them, scores the same."""
     images = wedged(drawn_test_images(64, count=4), fill)
-    wedge = image_wedges(images)[:, None]
+    wedge = image_border_fill(images)[:, None]
     methods = {"grey": lambda images, hole: torch.full_like(images, 0.5)}
     methods["vandal"] = lambda images, hole: torch.where(wedge, 1.0, 0.5).expand_as(images)
     grey, vandal = ([score[2:] for score in evaluate({n: methods[n]}, images, 8)] for n in methods)
@@ -140,7 +140,7 @@ def test_copying_the_visible_pixels_into_the_prediction_gains_nothing(images):
 
 def test_a_method_sees_the_whole_batch_in_parts_and_every_image_counts(images, monkeypatch):
     expected = evaluate(FAST, images, 8)
-    monkeypatch.setattr("maelib.evaluate.BATCH_SIZE", 4)
+    monkeypatch.setattr("maelib.repair.evaluate.BATCH_SIZE", 4)
     for got, want in zip(evaluate(FAST, images, 8), expected, strict=True):
         assert got[2:] == pytest.approx(want[2:], abs=1e-5)
 
@@ -213,7 +213,7 @@ def checkpoint(tmp_path):
 
 
 def test_the_command_evaluates_a_folder_of_photos(tmp_path, checkpoint, images, monkeypatch):
-    monkeypatch.setattr("maelib.evaluate.BASELINES", FAST)
+    monkeypatch.setattr("maelib.repair.evaluate.BASELINES", FAST)
     folder = tmp_path / "photos"
     folder.mkdir()
     for i, image in enumerate(images[:3]):
@@ -229,7 +229,7 @@ def test_the_command_evaluates_a_folder_of_photos(tmp_path, checkpoint, images, 
 
 
 def test_the_command_evaluates_drawn_facades_by_default(tmp_path, checkpoint, monkeypatch):
-    monkeypatch.setattr("maelib.evaluate.BASELINES", {"mean_fill": BASELINES["mean_fill"]})
+    monkeypatch.setattr("maelib.repair.evaluate.BASELINES", {"mean_fill": BASELINES["mean_fill"]})
     assert "256 images" in run(EvaluateConfig(checkpoint=checkpoint, out=tmp_path / "figure.png"))
 
 

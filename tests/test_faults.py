@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 ROOT = Path(__file__).parents[1]
-SPEC = importlib.util.spec_from_file_location("faults", ROOT / "notebooks" / "faults.py")
+SPEC = importlib.util.spec_from_file_location("faults", ROOT / "tools" / "faults.py")
 faults = importlib.util.module_from_spec(SPEC)
 sys.modules["faults"] = faults
 SPEC.loader.exec_module(faults)

@@ -8,7 +8,7 @@ from maelib import fetch
 from maelib.cli import main
 from maelib.downloads import DownloadError
 from maelib.fetch import FETCHES, FetchConfig
-from maelib.published import OFFICIAL, Official
+from maelib.weights.reading import OFFICIAL, Official
 
 
 def test_everything_that_can_be_fetched_says_what_it_is(capsys):

@@ -5,13 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from maelib import inpaint
-from maelib.baselines import BASELINES
-from maelib.checkpoint import bundled_checkpoint, load_model
 from maelib.facades import draw_facade, draw_images
-from maelib.inpaint import blend_seam, membrane, repair, repair_photo
 from maelib.masking import mask_to_pixels
 from maelib.model import MAEConfig, MaskedAutoencoder
+from maelib.repair import photo as inpaint
+from maelib.repair.classical import BASELINES
+from maelib.repair.photo import blend_seam, harmonic_fill, repair, repair_photo
+from maelib.weights.checkpoint import bundled_checkpoint, load_model
 
 TINY = MAEConfig(img_size=32, patch_size=4, embed_dim=16, depth=1, num_heads=1, decoder_embed_dim=16, decoder_depth=1,
                  decoder_num_heads=1)  # fmt: skip
@@ -81,9 +81,11 @@ def test_a_membrane_continues_a_constant_and_stays_between_its_ends(height, widt
     rng = np.random.default_rng(seed)
     known = torch.from_numpy(rng.random((height, width)) < share)
     known.view(-1)[rng.integers(height * width)] = True
-    assert torch.allclose(membrane(torch.full((1, 2, height, width), 0.3), known[None]), torch.tensor(0.3), atol=1e-6)
+    assert torch.allclose(
+        harmonic_fill(torch.full((1, 2, height, width), 0.3), known[None]), torch.tensor(0.3), atol=1e-6
+    )
     values = torch.from_numpy(rng.random((1, height, width)).astype(np.float32))
-    surface = membrane(values[None], known[None])[0]
+    surface = harmonic_fill(values[None], known[None])[0]
     assert torch.equal(surface[:, known], values[:, known])
     assert values[:, known].min() - 1e-5 <= surface.min() <= surface.max() <= values[:, known].max() + 1e-5
 
@@ -94,7 +96,7 @@ def test_a_membrane_solves_the_laplace_equation():
     plane = (0.01 * x - 0.02 * y)[None]
     known = torch.ones(40, 56, dtype=torch.bool)
     known[5:33, 9:50] = False
-    spanned = membrane(torch.where(known, plane, 7.0)[None], known[None], sweeps=400)
+    spanned = harmonic_fill(torch.where(known, plane, 7.0)[None], known[None], sweeps=400)
     assert (spanned - plane).abs().max() < 0.01  # of a range of 1.3: sweeps are iterations, not a direct solution
 
 

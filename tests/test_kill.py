@@ -14,13 +14,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from maelib.checkpoint import load_tensors
 from maelib.cli import main
 from maelib.facades import draw_images
+from maelib.weights.checkpoint import load_tensors
 
 SMALL = {"img-size": 32, "embed-dim": 32, "num-heads": 2, "depth": 1, "decoder-embed-dim": 16, "decoder-num-heads": 1}
 EVERY, STEPS = 3, 30
-IMPORTS = ["maelib.train", "accelerate", "matplotlib.pyplot", "torch._dynamo", "torchvision", "tqdm", "tyro"]
+IMPORTS = ["maelib.training.train", "accelerate", "matplotlib.pyplot", "torch._dynamo", "torchvision", "tqdm", "tyro"]
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="SIGKILL and forks are Unix's")
 

@@ -8,13 +8,14 @@ import pytest
 import torch
 from unwedged import draw_unwedged
 
-from maelib import large_folder, sources, train
-from maelib.checkpoint import load_tensors
-from maelib.data import read_folder
-from maelib.large_folder import FileImages
+from maelib.data import large_folder, sources
+from maelib.data.images import read_folder
+from maelib.data.large_folder import FileImages
+from maelib.data.photos import PhotoError
 from maelib.model import MAEConfig
-from maelib.photos import PhotoError
-from maelib.recipes import TrainConfig
+from maelib.training import train
+from maelib.training.recipes import TrainConfig
+from maelib.weights.checkpoint import load_tensors
 
 SMALL = MAEConfig(img_size=32, embed_dim=32, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
                   decoder_num_heads=1)  # fmt: skip
@@ -67,7 +68,7 @@ def test_wedges_are_known_at_every_reading_and_looked_for_once(folder, images, m
         assert torch.equal(voids, whole.batch([3, 4])[1])
         assert voids[1].any()
         assert torch.equal(pixels, whole.batch([3, 4])[0])
-        monkeypatch.setattr(large_folder, "find_wedges", lambda photos: np.ones(photos.shape[:3], bool))
+        monkeypatch.setattr(large_folder, "find_border_fill", lambda photos: np.ones(photos.shape[:3], bool))
     assert images.batch([3])[1] is None
 
 
@@ -84,7 +85,7 @@ def test_the_next_file_stands_in_for_one_that_cannot_be_used(folder, images):
 def test_what_is_nothing_but_wedge_is_left_out(folder, images, monkeypatch):
     images = images.with_wedges(8)
     lost = np.load(folder / "02.npy")
-    monkeypatch.setattr(large_folder, "find_wedges", lambda photos: (photos == lost).all(axis=3))
+    monkeypatch.setattr(large_folder, "find_border_fill", lambda photos: (photos == lost).all(axis=3))
     pixels, voids = images.batch([2])
     assert torch.equal(pixels[0], images[3])
     assert voids is None
@@ -174,7 +175,7 @@ def test_what_resembles_the_image_that_stands_in_for_a_wedge_is_left_out(config,
     _, val_images, _ = sources.load_images(config)
     bad, stand_in = val_images.names[:2]
     np.save(config.data / bad, np.zeros((32, 32, 3), np.uint8))
-    monkeypatch.setattr(large_folder, "find_wedges", lambda images: (images == 0).all(axis=-1))
+    monkeypatch.setattr(large_folder, "find_border_fill", lambda images: (images == 0).all(axis=-1))
     images, val_images, _ = sources.load_images(replace(config, val_images=1))
     twin = images.names[0]
     np.save(config.data / twin, np.load(config.data / stand_in))

@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from maelib.layouts import from_hugging_face, hugging_face_config, to_hugging_face, to_timm
 from maelib.losses import ReconstructionLoss, masked_mse, target_patches
 from maelib.masking import random_mask
 from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder
-from maelib.weights import load_model, save_hugging_face, start_from
+from maelib.weights.layouts import from_hugging_face, hugging_face_config, to_hugging_face, to_timm
+from maelib.weights.published import load_model, save_hugging_face, start_from
 
 SMALL = MAEConfig(img_size=32, embed_dim=32, depth=2, num_heads=4, decoder_embed_dim=24, decoder_depth=3,
                   decoder_num_heads=2, class_token=True, rotary=False, norm_pix=True)  # fmt: skip

@@ -15,11 +15,11 @@ from maelib.losses import (
     perceptual_loss,
     target_patches,
 )
-from maelib.masking import block_mask, keep_out, mask_to_pixels, multi_block_mask, random_mask
+from maelib.masking import block_mask, exclude_patches, mask_to_pixels, multi_block_mask, random_mask
 from maelib.metrics import hole_psnr
 from maelib.model import CONFIGS
 from maelib.patches import PIXEL_MEAN, PIXEL_STD, patchify, unpatchify
-from maelib.vgg import vgg19
+from maelib.perceptual import vgg19
 
 TINY = CONFIGS["facade_tiny"]
 
@@ -138,7 +138,8 @@ def test_what_void_patches_show_never_counts(batch, all_patches):
     loss = ReconstructionLoss(TINY, all_patches=all_patches)
     hole = mask_to_pixels(void, 8, (8, 8))[:, None]
     first, second = (
-        loss(prediction, images.masked_fill(hole, fill), keep_out(mask, void), void)["loss"] for fill in (0.0, 1.0)
+        loss(prediction, images.masked_fill(hole, fill), exclude_patches(mask, void), void)["loss"]
+        for fill in (0.0, 1.0)
     )
     assert torch.equal(first, second)
     assert not torch.equal(first, loss(prediction, images, mask)["loss"])

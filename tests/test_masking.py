@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from maelib.masking import (
     MASKS,
     block_mask,
+    exclude_patches,
     grid_mask,
     hidden_count,
-    keep_out,
     mask_from_pixels,
     mask_to_pixels,
     random_mask,
+    split_ids,
     square_mask,
-    visible_first,
 )
 
 EXACT = [name for name in MASKS if name != "square"]
@@ -109,7 +109,7 @@ def test_a_pixel_hides_the_patch_it_lies_in_and_no_other(row, col, size_index):
 def test_visible_first_keeps_order_and_can_be_undone(batch, total, seed):
     mask = torch.rand(batch, total, generator=seeded(seed)) < 0.5
     mask[:, 0] = False
-    ids_keep, ids_restore = visible_first(mask)
+    ids_keep, ids_restore = split_ids(mask)
     assert ids_keep.shape[1] == (~mask).sum(dim=1).max()
     for row, keep in zip(mask, ids_keep, strict=True):
         visible = (~row).nonzero().flatten()
@@ -130,7 +130,7 @@ def test_visible_first_keeps_order_and_can_be_undone(batch, total, seed):
         (lambda: hidden_count((8, 8), -0.5), "mask_ratio -0.5"),
         (lambda: hidden_count((1, 1), 0.5), "mask_ratio 0.5 of 1 patches"),
         (lambda: mask_from_pixels(torch.ones(1, 9, 8, dtype=torch.bool), 8), "img_size 9 is not a multiple"),
-        (lambda: visible_first(torch.tensor([[False, True], [True, True]])), "row 1 of the mask hides all 2 patches"),
+        (lambda: split_ids(torch.tensor([[False, True], [True, True]])), "row 1 of the mask hides all 2 patches"),
     ],
 )
 def test_bad_input_is_named_with_its_cure(call, message):
@@ -144,7 +144,7 @@ def test_void_is_never_hidden_and_every_row_hides_what_else_it_can(name, side, s
     generator = seeded(seed)
     mask = MASKS[name](6, (side, side), 0.5, generator)
     void = torch.rand(6, side * side, generator=generator) < share
-    kept = keep_out(mask, void)
+    kept = exclude_patches(mask, void)
     assert not (kept & void).any()
     for row in range(6):
         if (mask & ~void)[row].any():
@@ -155,4 +155,4 @@ def test_void_is_never_hidden_and_every_row_hides_what_else_it_can(name, side, s
 
 def test_masks_without_void_stay_as_they_are():
     mask = block_mask(8, (6, 6), 0.4, seeded())
-    assert torch.equal(keep_out(mask, torch.zeros_like(mask)), mask)
+    assert torch.equal(exclude_patches(mask, torch.zeros_like(mask)), mask)

@@ -20,7 +20,7 @@ import pytest
 from nbformat import NotebookNode
 
 from maelib.course import check
-from maelib.exercises import EXERCISES
+from maelib.course.exercises import EXERCISES
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
@@ -44,7 +44,7 @@ whole_series = pytest.mark.skipif(len(LESSONS) < SERIES, reason="some lessons ar
 
 
 def load_script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -365,9 +365,25 @@ def test_a_notebook_is_light(path: Path) -> None:
 
 def nbval(folder: Path, *options: str) -> str:
     """What `make test`'s way of running notebooks prints for those of a folder."""
-    command = [sys.executable, "-m", "pytest", "-v", "-p", "conftest", "--nbval", "--nbval-current-env", str(folder)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(FOLDER), str(ROOT)]), "OMP_NUM_THREADS": "1"}
-    run = subprocess.run([*command, *options], cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-v",
+        "-p",
+        "nbval_settings",
+        "--nbval",
+        "--nbval-current-env",
+        str(folder),
+    ]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT / "tools"), str(ROOT)]),
+        "OMP_NUM_THREADS": "1",
+    }
+    run = subprocess.run(
+        [*command, str(folder), *options], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
     return run.stdout
 
 
@@ -402,16 +418,20 @@ def test_nbval_runs_a_notebook_on_one_worker_and_its_kernel_on_one_thread(tmp_pa
 def test_long_notebooks_come_first_and_their_cells_stay_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.syspath_prepend(ROOT / "tools")
     for name, seconds in {"a": 5, "b": 70, "c": 300}.items():
         write_notebook(tmp_path / f"{name}.ipynb", {}, f"{seconds} seconds on 2 cores")
     write_notebook(tmp_path / "solutions.ipynb", {})
     items = [SimpleNamespace(path=path, cell=cell) for path in sorted(tmp_path.iterdir()) for cell in (1, 2)]
-    load_script("conftest").pytest_collection_modifyitems(items)
+    load_script("nbval_settings").pytest_collection_modifyitems(items)
     order = [(item.path.stem, item.cell) for item in items]
     assert order == [(name, cell) for name in ("c", "b", "a", "solutions") for cell in (1, 2)]
 
 
 def test_make_gives_each_worker_and_its_kernels_one_thread() -> None:
     dry = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert re.search(r"^OMP_NUM_THREADS=1 \S+pytest -n \d+ --nbval .* notebooks$", dry, re.MULTILINE)
+    assert re.search(
+        r"^OMP_NUM_THREADS=1 PYTHONPATH=tools \S+pytest -n \d+ -p nbval_settings --nbval .* notebooks$",
+        dry,
+        re.MULTILINE,
+    )

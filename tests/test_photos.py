@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageCms
 
-from maelib.photos import (
+from maelib.data.photos import (
     MAX_PIXELS,
     Photo,
     PhotoError,

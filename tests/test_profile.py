@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from maelib.augment import Augment
 from maelib.cli import main
+from maelib.data.augment import Augment
 from maelib.model import MAEConfig
 from maelib.profile import Stage, profile, profile_figure, profile_table
-from maelib.recipes import TrainConfig
+from maelib.training.recipes import TrainConfig
 
 SMALL = MAEConfig(img_size=32, embed_dim=32, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
                   decoder_num_heads=1)  # fmt: skip

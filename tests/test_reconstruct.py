@@ -3,11 +3,11 @@ import pytest
 import torch
 from PIL import Image
 
-from maelib import checkpoint
+from maelib.data.photos import open_photo, read_photo
 from maelib.facades import draw_images
 from maelib.model import MAEConfig, MaskedAutoencoder
-from maelib.photos import open_photo, read_photo
-from maelib.reconstruct import ReconstructConfig, reconstruct, side_by_side
+from maelib.repair.files import ReconstructConfig, reconstruct, side_by_side
+from maelib.weights import checkpoint
 
 BOX = (10, 8, 30, 24)
 HOLE = np.zeros((40, 52), bool)
@@ -200,7 +200,7 @@ def test_the_side_by_side_shows_photo_hole_and_repair():
 
 
 def test_the_bundled_model_is_the_default(folder, weights, monkeypatch):
-    monkeypatch.setattr("maelib.reconstruct.bundled_checkpoint", lambda: weights)
+    monkeypatch.setattr("maelib.repair.files.bundled_checkpoint", lambda: weights)
     (result,) = reconstruct(ReconstructConfig(folder / "photos" / "a.png", boxes=(BOX,)))
     assert result.error is None
     with pytest.raises(FileNotFoundError):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maelib.settings import from_json, read_json
+from maelib.config_io import from_json, read_json
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from maelib.tracking import read_log
+from maelib.training.log import read_log
 
 PROC = Path("/proc")
 MINUTES = float(os.environ.get("MAELIB_SOAK_MINUTES", "30"))

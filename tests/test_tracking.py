@@ -13,9 +13,9 @@ from accelerate.utils import LoggerType
 from unwedged import draw_unwedged
 
 from maelib.model import MAEConfig
-from maelib.recipes import TrainConfig
-from maelib.tracking import read_log, start_tracker
-from maelib.train import train
+from maelib.training.log import read_log, start_tracker
+from maelib.training.recipes import TrainConfig
+from maelib.training.train import train
 
 SMALL = MAEConfig(img_size=32, embed_dim=16, depth=1, num_heads=1, decoder_embed_dim=16, decoder_depth=1,
                   decoder_num_heads=1)  # fmt: skip

@@ -12,18 +12,21 @@ import torch
 from safetensors.torch import save_file
 from unwedged import draw_unwedged
 
-from maelib import checkpoint, sources, tracking, train
-from maelib.augment import Augment, to_float
-from maelib.checkpoint import load_model, load_tensors
+from maelib.data import sources
+from maelib.data.augment import Augment, to_float
 from maelib.losses import masked_mse
 from maelib.masking import mask_to_pixels
 from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder
-from maelib.optim import make_optimizers, parameter_groups, rate
-from maelib.recipes import RECIPES, TrainConfig
-from maelib.runs import read_config
-from maelib.tracking import CsvLog, read_log
-from maelib.validation import Validation
-from maelib.vgg import vgg19
+from maelib.perceptual import vgg19
+from maelib.training import log as tracking
+from maelib.training import train
+from maelib.training.log import CsvLog, read_log
+from maelib.training.optim import lr_scale, make_optimizers, parameter_groups
+from maelib.training.recipes import RECIPES, TrainConfig
+from maelib.training.resume import read_config
+from maelib.training.validation import Validation
+from maelib.weights import checkpoint
+from maelib.weights.checkpoint import load_model, load_tensors
 
 SMALL = MAEConfig(img_size=32, embed_dim=32, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
                   decoder_num_heads=1)  # fmt: skip
@@ -53,13 +56,13 @@ def same(a, b):
 
 
 def test_the_rate_rises_to_exactly_1_and_falls_to_nearly_0():
-    rates = [rate(step, 200, 0.1) for step in range(200)]
+    rates = [lr_scale(step, 200, 0.1) for step in range(200)]
     assert max(rates) == rates[19] == rates[20] == 1
     assert rates[0] == pytest.approx(1 / 20)
     assert np.all(np.diff(rates[:20]) > 0)
     assert np.all(np.diff(rates[20:]) < 0)
     assert rates[-1] < 1e-3
-    assert rate(0, 10, 0.0) == 1
+    assert lr_scale(0, 10, 0.0) == 1
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])

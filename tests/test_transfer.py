@@ -14,14 +14,24 @@ import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maelib import labelled, transfer
-from maelib.augment import to_float
-from maelib.checkpoint import save_model
-from maelib.classifier import Classifier, Finetuning, confusion, finetune, probe
 from maelib.cli import main
-from maelib.data import TEST_SEEDS
+from maelib.data.augment import to_float
+from maelib.data.images import TEST_SEEDS
+from maelib.data.sources import VALIDATION_SEED
 from maelib.facades import LABELS, STYLES
-from maelib.labelled import (
+from maelib.model import MAEConfig
+from maelib.transfer import compare as transfer
+from maelib.transfer import labelled
+from maelib.transfer.classifier import Classifier, Finetuning, confusion, finetune, probe
+from maelib.transfer.compare import (
+    FinetuneConfig,
+    ProbeConfig,
+    compare,
+    random_weights,
+    standard_error,
+    table,
+)
+from maelib.transfer.labelled import (
     DATA_SETS,
     IGNORED,
     LABEL_SEEDS,
@@ -31,9 +41,7 @@ from maelib.labelled import (
     patch_targets,
     pick_balanced,
 )
-from maelib.model import MAEConfig
-from maelib.sources import VALIDATION_SEED
-from maelib.transfer import FinetuneConfig, ProbeConfig, compare, random_weights, standard_error, table
+from maelib.weights.checkpoint import save_model
 
 SMALL = MAEConfig(img_size=32, embed_dim=16, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
                   decoder_num_heads=1)  # fmt: skip

@@ -11,13 +11,14 @@ from safetensors.torch import load_file
 from torchvision.models import VGG19_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
-from maelib import vgg, vgg_weights
-from maelib.data import TEST_SEEDS
+from maelib import perceptual as vgg
+from maelib import perceptual_weights as vgg_weights
+from maelib.data.images import TEST_SEEDS
 from maelib.downloads import DownloadError
 from maelib.facades import draw_images
 from maelib.patches import PIXEL_MEAN, PIXEL_STD
-from maelib.vgg import VGG19, vgg19
-from maelib.vgg_weights import CONVS, NORMALISED_POSITIONS, POSITIONS, fetch_vgg19, fold_input, weights_file
+from maelib.perceptual import VGG19, vgg19
+from maelib.perceptual_weights import CONVS, NORMALISED_POSITIONS, POSITIONS, fetch_vgg19, fold_input, weights_file
 
 WIDTHS = (6, 5, 7, 4) + (3,) * 12  # of a small network with VGG19's layout
 

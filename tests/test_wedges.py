@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageDraw
 from unwedged import draw_unwedged
 
-from maelib.wedges import find_wedges
+from maelib.data.border_fill import find_border_fill
 
 CMP = Path(__file__).parents[2] / "shared" / "data" / "cmp_facades"
 # Photos whose `wedge_frac` is visibly wrong: grey or dark-grey wedges counted as 0, black shadows counted as wedges.
@@ -53,7 +53,7 @@ def test_wedges_are_found_with_their_area_and_edge(drawn, fill, quality):
         photo = np.where(np.abs(drawing.astype(np.int16) - fill) < 20, fill + 30, drawing)
         top, right, bottom, left = rng.uniform(0.08, 0.3, 4)
         image, truth = with_wedges(photo, [(0, 0), (1, top), (1 - right, 1), (left, 1 - bottom)], fill)
-        found = find_wedges(jpeg(image, quality) if quality else image)
+        found = find_border_fill(jpeg(image, quality) if quality else image)
         assert overlap(found, truth) > 0.8  # the frayed edge, 1 to 2 px along it, belongs to what is found
         assert (truth & ~found).mean() < 0.01
 
@@ -62,7 +62,7 @@ def test_wedges_are_found_with_their_area_and_edge(drawn, fill, quality):
 def test_facades_without_wedges_have_none(size):
     """Dark streets with a straight kerb come nearest; 1 in 100 may be taken for a wedge."""
     images = draw_unwedged(120, size, first=100)
-    assert find_wedges(images).any(axis=(1, 2)).mean() <= 0.01
+    assert find_border_fill(images).any(axis=(1, 2)).mean() <= 0.01
 
 
 def test_nothing_else_that_is_dark_or_flat_is_taken_for_a_wedge(drawn):
@@ -81,28 +81,28 @@ def test_nothing_else_that_is_dark_or_flat_is_taken_for_a_wedge(drawn):
     shadow = drawn[5].copy()
     shadow[100:] = 3  # along the border
     for photo in (tree, night, roof, overcast, door, shadow, np.zeros_like(tree), np.full_like(tree, 128)):
-        assert not find_wedges(photo).any()
+        assert not find_border_fill(photo).any()
 
 
 def test_every_border_and_mirror_image_is_treated_alike(drawn):
     image, _ = with_wedges(drawn[7], [(0, 0), (1, 0.2), (0.9, 1), (0.1, 1)], 128)
-    found = find_wedges(image)
+    found = find_border_fill(image)
     for turn in range(4):
-        assert overlap(find_wedges(np.rot90(image, turn)), np.rot90(found, turn)) > 0.98
-    assert overlap(find_wedges(image[:, ::-1]), found[:, ::-1]) > 0.98
+        assert overlap(find_border_fill(np.rot90(image, turn)), np.rot90(found, turn)) > 0.98
+    assert overlap(find_border_fill(image[:, ::-1]), found[:, ::-1]) > 0.98
 
 
 def test_a_batch_is_its_photos_one_by_one_and_any_shape_will_do(drawn):
     batch = drawn[:6, :100].copy()
     batch[2], _ = with_wedges(batch[2], [(0, 0.2), (1, 0), (1, 1), (0, 1)], 0)
-    found = find_wedges(batch)
+    found = find_border_fill(batch)
     assert found.shape == (6, 100, 128)
     assert list(found.any(axis=(1, 2))) == [False, False, True, False, False, False]
-    assert np.array_equal(found[2], find_wedges(batch[2]))
-    assert not find_wedges(np.zeros((0, 64, 64, 3), np.uint8)).any()
-    assert not find_wedges(np.zeros((8, 8, 3), np.uint8)).any()
+    assert np.array_equal(found[2], find_border_fill(batch[2]))
+    assert not find_border_fill(np.zeros((0, 64, 64, 3), np.uint8)).any()
+    assert not find_border_fill(np.zeros((8, 8, 3), np.uint8)).any()
     with pytest.raises(ValueError, match=r"photos are float64 \(8, 8, 3\); give uint8"):
-        find_wedges(np.zeros((8, 8, 3)))
+        find_border_fill(np.zeros((8, 8, 3)))
 
 
 def test_real_photos_have_the_wedges_that_were_counted():
@@ -115,6 +115,6 @@ def test_real_photos_have_the_wedges_that_were_counted():
     counted = np.array(list(photos.values()))
     for size, least in ((128, 0.98), (64, 0.97)):
         pixels = [np.asarray(Image.open(CMP / f"{n}.jpg").convert("RGB").resize((size, size), 1)) for n in photos]
-        found = find_wedges(np.stack(pixels)).mean(axis=(1, 2))
+        found = find_border_fill(np.stack(pixels)).mean(axis=(1, 2))
         assert np.corrcoef(found, counted)[0, 1] > least
         assert np.abs(found - counted).mean() < 0.025  # of the photo; the frayed edge was not counted

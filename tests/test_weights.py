@@ -13,17 +13,17 @@ import torch
 from safetensors.torch import save_file
 from test_layouts import SMALL, build
 
-from maelib import train
-from maelib.checkpoint import CheckpointError, save_model
 from maelib.cli import main
 from maelib.facades import draw_images
-from maelib.layouts import is_decoder, to_timm
 from maelib.masking import random_mask
 from maelib.model import CONFIGS, MaskedAutoencoder
 from maelib.patches import interpolate_positions
-from maelib.published import OFFICIAL, read_weights
-from maelib.recipes import RECIPES, TrainConfig
-from maelib.weights import load_model, save_official, start_from
+from maelib.training import train
+from maelib.training.recipes import RECIPES, TrainConfig
+from maelib.weights.checkpoint import CheckpointError, save_model
+from maelib.weights.layouts import is_decoder, to_timm
+from maelib.weights.published import load_model, save_official, start_from
+from maelib.weights.reading import OFFICIAL, read_weights
 
 VITS = ("vit_base", "vit_large", "vit_huge")
 

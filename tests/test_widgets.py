@@ -8,9 +8,9 @@ import torch
 from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 
+from maelib.course.widgets import Explorer, PatchPainter, RepairPainter, to_png
 from maelib.model import MAEConfig, MaskedAutoencoder
 from maelib.plots import show_images
-from maelib.widgets import Explorer, PatchPainter, RepairPainter, to_png
 
 
 @pytest.fixture

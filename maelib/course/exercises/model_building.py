@@ -1,0 +1,276 @@
+"""Exercises of notebook 03: attention weights, putting back, counting, the whole forward pass."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from maelib.course.exercises.exercise import Exercise
+from maelib.masking import random_mask, split_ids
+from maelib.model import MAEConfig, MaskedAutoencoder
+
+# ------------------------------------------------------------------------------------------------- attention weights
+
+
+def _queries() -> list[tuple[Tensor, Tensor]]:
+    """Queries and keys `(B, heads, N, d)`, every size another one."""
+    q, k = torch.randn(2, 2, 3, 5, 8, generator=Generator().manual_seed(0))
+    return [(q, k)]
+
+
+def _weights(
+    root: float = 0.5, dim: int = -1, swap: bool = False, soft: bool = True
+) -> Callable[[Tensor, Tensor], Tensor]:
+    def weigh(q: Tensor, k: Tensor) -> Tensor:
+        q, k = (k, q) if swap else (q, k)
+        scores = q @ k.transpose(-2, -1) / q.shape[-1] ** root
+        return scores.softmax(dim=dim) if soft else scores
+
+    return weigh
+
+
+# ------------------------------------------------------------------------------------------------------- putting back
+
+
+def _queues() -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Tokens `(B, K, D)` of visible patches, a mask token, masks `(B, N)` that differ between rows."""
+    generator = Generator().manual_seed(0)
+    mask = random_mask(3, (3, 4), 0.5, generator)
+    return [(torch.randn(3, 6, 2, generator=generator), torch.randn(1, 1, 2, generator=generator), mask)]
+
+
+def _queue(tokens: Tensor, mask_token: Tensor, mask: Tensor) -> Tensor:
+    hidden = mask_token.expand(len(tokens), mask.shape[1] - tokens.shape[1], -1)
+    return torch.cat([tokens, hidden], dim=1)  # (B, N, D)
+
+
+def _fetch(queue: Tensor, ids: Tensor) -> Tensor:
+    return queue.gather(1, ids[..., None].expand(len(queue), -1, queue.shape[-1]))
+
+
+def _put_back(tokens: Tensor, mask_token: Tensor, mask: Tensor) -> Tensor:
+    return _fetch(_queue(tokens, mask_token, mask), split_ids(mask)[1])
+
+
+def _put_back_by_order(tokens: Tensor, mask_token: Tensor, mask: Tensor) -> Tensor:
+    return _fetch(_queue(tokens, mask_token, mask), mask.int().argsort(dim=1, stable=True))
+
+
+def _put_back_hidden_first(tokens: Tensor, mask_token: Tensor, mask: Tensor) -> Tensor:
+    queue = _queue(tokens, mask_token, mask).roll(mask.shape[1] - tokens.shape[1], dims=1)
+    return _fetch(queue, split_ids(mask)[1])
+
+
+# ----------------------------------------------------------------------------------------------------------- counting
+
+
+def _configs() -> list[tuple[MAEConfig]]:
+    """Two shapes whose widths, depths and patch sizes all differ, without rotary positions or class token."""
+    narrow = MAEConfig(
+        img_size=8,
+        patch_size=2,
+        embed_dim=8,
+        depth=2,
+        num_heads=2,
+        decoder_embed_dim=16,
+        decoder_depth=1,
+        decoder_num_heads=2,
+        rotary=False,
+    )
+    wide = MAEConfig(
+        img_size=48, patch_size=4, embed_dim=48, depth=5, decoder_embed_dim=32, decoder_depth=3, rotary=False
+    )
+    return [(narrow,), (wide,)]
+
+
+def _parameters(
+    linear: int = 9, norms: int = 4, qkv: int = 0, around: bool = True, mask_token: bool = True, final: bool = True
+) -> Callable[[MAEConfig], int]:
+    """Counters that take a block for `12 D^2 + (linear + norms - qkv) D` and may leave out what stands around."""
+
+    def count(config: MAEConfig) -> int:
+        pixels, dims = 3 * config.patch_size**2, (config.embed_dim, config.decoder_embed_dim)
+        depths, total = (config.depth, config.decoder_depth), 0
+        for depth, dim in zip(depths, dims, strict=True):
+            total += depth * (12 * dim**2 + (linear + norms - qkv) * dim) + 2 * dim * final
+        if around:
+            total += pixels * dims[0] + dims[0] + dims[0] * dims[1] + dims[1] + dims[1] * pixels + pixels
+        return total + dims[1] * mask_token
+
+    return count
+
+
+def _flops(
+    encode_all: bool = False,
+    decode_visible: bool = False,
+    products: int = 2,
+    square: int = 4,
+    around: bool = True,
+    embed_all: bool = True,
+) -> Callable[[MAEConfig, float], int]:
+    def count(config: MAEConfig, ratio: float) -> int:
+        total = config.grid_size[0] * config.grid_size[1]
+        visible = total - round(ratio * total)
+        kept, decoded = total if encode_all else visible, visible if decode_visible else total
+        pixels, dim, decoder_dim = 3 * config.patch_size**2, config.embed_dim, config.decoder_embed_dim
+        flops = config.depth * (24 * kept * dim**2 + square * kept**2 * dim)
+        flops += config.decoder_depth * (24 * decoded * decoder_dim**2 + square * decoded**2 * decoder_dim)
+        if around:
+            embedded = total if embed_all else kept
+            flops += 2 * (embedded * pixels * dim + kept * dim * decoder_dim + decoded * decoder_dim * pixels)
+        return flops * products // 2
+
+    return count
+
+
+# --------------------------------------------------------------------------------------------------- the forward pass
+
+
+def _official() -> list[tuple[MaskedAutoencoder, Tensor, Tensor]]:
+    """A small model of the official kind, none of whose parameters is zero or one, with images and masks."""
+    config = MAEConfig(
+        img_size=24,
+        embed_dim=16,
+        depth=2,
+        num_heads=2,
+        decoder_embed_dim=8,
+        decoder_depth=1,
+        decoder_num_heads=2,
+        class_token=True,
+        rotary=False,
+    )
+    generator = Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        model = MaskedAutoencoder(config).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter += 0.2 * torch.randn(parameter.shape, generator=generator) - parameter * (parameter.ndim < 3) * 0.5
+    images = torch.rand(2, 3, 24, 24, generator=generator)
+    return [(model, images, random_mask(2, (3, 3), 0.6, generator))]
+
+
+def _forward(
+    raw: bool = False,
+    late: bool = False,
+    homeless: bool = False,
+    norm: bool = True,
+    restore: bool = True,
+    placeless: bool = False,
+    mixed: bool = False,
+    first: bool = False,
+    pixels: bool = True,
+) -> Callable[[MaskedAutoencoder, Tensor, Tensor], Tensor]:
+    """The forward pass, with one mistake for each argument that is not its default."""
+
+    def forward(model: MaskedAutoencoder, images: Tensor, mask: Tensor) -> Tensor:
+        mean, std, area = model.pixel_mean, model.pixel_std, model.config.patch_size**2
+        ids_keep, ids_restore = split_ids(mask)
+        x = model.patch_embed(images if raw else (images - mean[:, None, None]) / std[:, None, None])
+        kept = ids_keep.shape[1]
+        x = _fetch(x, ids_keep) + (
+            model.pos_embed[:, 1 : 1 + kept]
+            if late
+            else _fetch(model.pos_embed[:, 1:].expand(len(x), -1, -1), ids_keep)
+        )
+        token = model.cls_token if homeless else model.cls_token + model.pos_embed[:, :1]
+        x = torch.cat([token.expand(len(x), -1, -1), x], dim=1)  # -> (B, 1 + K, D)
+        for block in model.blocks:
+            x = block(x)
+        x = model.decoder_embed(model.norm(x) if norm else x)
+        queue = torch.cat([x[:, 1:], model.mask_token.expand(len(x), mask.shape[1] - kept, -1)], dim=1)
+        if mixed:  # the class token is taken for the first patch
+            whole = torch.cat([x[:, :1], queue], dim=1)
+            x = torch.cat([_fetch(whole, ids_restore), whole[:, -1:]], dim=1)
+        else:
+            x = torch.cat([x[:, :1], _fetch(queue, ids_restore) if restore else queue], dim=1)
+        x = x if placeless else x + model.decoder_pos_embed
+        for block in model.decoder_blocks:
+            x = block(x)
+        x = model.decoder_pred(model.decoder_norm(x))
+        x = x if first else x[:, 1:]
+        return x * std.repeat(area) + mean.repeat(area) if pixels else x
+
+    return forward
+
+
+EXERCISES: dict[str, Exercise] = {
+    "03.1": Exercise(
+        cases=_queries,
+        solution=_weights(),
+        praise="Each token's weights add up to 1, over all keys.",
+        mistakes=(
+            (_weights(root=0), "The scores are not scaled: divide by the root of d, q.shape[-1] ** 0.5."),
+            (_weights(root=1), "The scores are divided by d itself: take its root."),
+            (_weights(root=-0.5), "The scores are multiplied by the root of d: divide by it."),
+            (_weights(dim=-2), "The softmax runs over the queries: keys run along the last dimension, dim=-1."),
+            (_weights(swap=True), "Queries and keys are swapped: rows belong to queries, q @ k.transpose(-2, -1)."),
+            (_weights(soft=False), "These are scores: a softmax over the keys turns them into weights."),
+        ),
+    ),
+    "03.2": Exercise(
+        cases=_queues,
+        solution=_put_back,
+        praise="Visible tokens are in their places, and the mask token stands in all the others.",
+        mistakes=(
+            (_queue, "This is the queue: fetch each patch's token from it with ids_restore."),
+            (_put_back_by_order, "This shuffles once more: ids_restore undoes the order, the order itself does not."),
+            (_put_back_hidden_first, "The mask tokens stand in front: visible tokens come first in the queue."),
+            (
+                lambda tokens, token, mask: _put_back(tokens, torch.zeros_like(token), mask),
+                "Hidden places hold zeros: the learned mask token belongs there.",
+            ),
+            (
+                lambda tokens, token, mask: _put_back(tokens, token, mask[:1].expand(len(mask), -1)),
+                "All rows are put back like row 0: each row of the mask has an order of its own.",
+            ),
+        ),
+    ),
+    "03.3": Exercise(
+        cases=_configs,
+        solution=_parameters(),
+        praise="For facade_base this makes 14.7 million trained parameters.",
+        mistakes=(
+            (_parameters(mask_token=False), "The mask token is missing: decoder_embed_dim numbers."),
+            (_parameters(final=False), "The two norms after the blocks are missing: two numbers for each channel."),
+            (_parameters(norms=0), "The norms inside the blocks are missing: two of them, 2 D numbers each."),
+            (_parameters(linear=0), "The biases of the blocks' linear layers are missing: 9 D a block."),
+            (_parameters(qkv=3), "The qkv layer has a bias too: 3 D numbers a block."),
+            (_parameters(around=False), "patch_embed, decoder_embed and decoder_pred are missing: they are no blocks."),
+        ),
+    ),
+    "03.4": Exercise(
+        cases=lambda: [(config, ratio) for (config,), ratio in zip(_configs(), (0.5, 0.75), strict=True)],
+        solution=_flops(),
+        praise="torch.utils.flop_counter counts the same.",
+        mistakes=(
+            (
+                _flops(encode_all=True),
+                "The encoder works on all patches here: hidden ones have left before its blocks.",
+            ),
+            (_flops(decode_visible=True), "The decoder works on visible tokens here: mask tokens make it N again."),
+            (_flops(products=1), "Half of it: a product and the sum that takes it up are two operations."),
+            (_flops(square=0), "The comparison of all pairs of tokens is missing: 4 N^2 D a block."),
+            (_flops(square=2), "Pairs cost twice: q k^T takes 2 N^2 D, and the weighted sum of v as much."),
+            (_flops(around=False), "Only blocks count here: add patch_embed, decoder_embed and decoder_pred."),
+            (_flops(embed_all=False), "All patches are embedded, hidden ones as well: they leave after that."),
+        ),
+    ),
+    "03.5": Exercise(
+        cases=_official,
+        solution=lambda model, images, mask: model(images, mask),
+        praise="This is the official model, from pixels to pixels.",
+        mistakes=(
+            (_forward(raw=True), "The pixels go in as they are: subtract pixel_mean and divide by pixel_std first."),
+            (_forward(late=True), "Visible tokens got the first places: add positions before the hidden ones leave."),
+            (_forward(homeless=True), "The class token lacks its position, pos_embed[:, :1]."),
+            (_forward(norm=False), "The encoder ends with model.norm, before decoder_embed."),
+            (_forward(restore=False), "The patches are still in the order of the queue: ids_restore is missing."),
+            (
+                _forward(mixed=True),
+                "The class token was put back among the patches: it stays in front, they alone move.",
+            ),
+            (_forward(placeless=True), "The decoder's tokens have no positions: add decoder_pos_embed."),
+            (_forward(first=True), "The class token is still there: return the N patches alone."),
+            (_forward(pixels=False), "These are normalised pixels: multiply by pixel_std and add pixel_mean."),
+        ),
+    ),
+}

@@ -1,0 +1,214 @@
+"""Exercises of notebook 01: places, cutting, a linear layer as a convolution, waves, overlapping patches."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from maelib.course.exercises.exercise import Exercise
+
+
+def _picture() -> list[tuple]:
+    """A picture `(C, H, W)` wider than high, the side of a patch, and the row and column of one patch."""
+    return [(torch.rand(3, 12, 16, generator=Generator().manual_seed(0)), 4, 1, 2)]
+
+
+def _cut(image: Tensor, patch_size: int, row: int, col: int) -> Tensor:
+    top, left = row * patch_size, col * patch_size
+    return image[:, top : top + patch_size, left : left + patch_size]
+
+
+def _linear() -> list[tuple[Tensor, int]]:
+    """Weights `(D, p * p * C)` of a linear layer on patches, and the side of a patch."""
+    return [(torch.rand(4, 12, generator=Generator().manual_seed(1)), 2)]
+
+
+def _waves(
+    order: Callable[[Tensor, Tensor], Tensor] = lambda sine, cosine: torch.stack([sine, cosine], dim=2).flatten(1),
+    slower: float = 1,
+    first: int = 0,
+    scale: Callable[[int], float] = lambda count: 1,
+) -> Callable[[int, int], Tensor]:
+    """Positions `(count, dim)`, right as they are or with one of the usual mistakes."""
+
+    def positions(count: int, dim: int) -> Tensor:
+        omega = 10000 ** -(torch.arange(dim // 2) / (dim // 2) / slower)
+        angles = (torch.arange(count) + first)[:, None] * omega * scale(count)  # (count, dim / 2)
+        return order(angles.sin(), angles.cos())
+
+    return positions
+
+
+def _by_columns(exponent: Callable[[Tensor, int], Tensor]) -> Callable[[int, int], Tensor]:
+    """Positions `(count, dim)` whose angles differ from column to column, not only from pair to pair."""
+
+    def positions(count: int, dim: int) -> Tensor:
+        column = torch.arange(dim)
+        angles = torch.arange(count)[:, None] * 10000.0 ** -exponent(column, dim)  # (count, dim)
+        return torch.where(column % 2 == 0, angles.sin(), angles.cos())
+
+    return positions
+
+
+def _overlapping() -> list[tuple]:
+    """Patches `(N, C, p, p)` of a grid of 2 x 3 that starts a new patch every 3 pixels, though each is 4 wide."""
+    return [(torch.rand(6, 2, 4, 4, generator=Generator().manual_seed(2)), 3, (2, 3))]
+
+
+def _merge(
+    put: Callable[[Tensor, Tensor], Tensor] = torch.add, by_columns: bool = False, divide: bool = True
+) -> Callable[[Tensor, int, tuple[int, int]], Tensor]:
+    """Patches laid into one picture `(C, H, W)`, averaged where they overlap, or with one of the usual mistakes."""
+
+    def merge(patches: Tensor, stride: int, grid: tuple[int, int]) -> Tensor:
+        (rows, cols), size = grid, patches.shape[-1]
+        picture = torch.zeros(patches.shape[1], (rows - 1) * stride + size, (cols - 1) * stride + size)
+        count = torch.zeros(picture.shape[1:])
+        for i, patch in enumerate(patches):
+            row, col = (i % rows, i // rows) if by_columns else divmod(i, cols)
+            here = slice(row * stride, row * stride + size), slice(col * stride, col * stride + size)
+            picture[:, *here] = put(picture[:, *here], patch)
+            count[here] += 1
+        return picture / count if divide else picture
+
+    return merge
+
+
+EXERCISES = {
+    "01.1": Exercise(
+        cases=lambda: [(13, (3, 5)), (4, (3, 5)), (0, (2, 2)), (7, (8, 1))],
+        solution=lambda i, grid: divmod(i, grid[1]),
+        praise="Patches are numbered row by row, so the number of columns alone finds the place.",
+        mistakes=(
+            (lambda i, grid: divmod(i, grid[1])[::-1], "Row and column are swapped: the row comes first."),
+            (
+                lambda i, grid: divmod(i, grid[0]),
+                "A row holds as many patches as there are columns: divide by grid[1], not by grid[0].",
+            ),
+            (
+                lambda i, grid: (i % grid[0], i // grid[0]),
+                "This numbers the patches column by column: the numbers grow along a row first.",
+            ),
+            (
+                lambda i, grid: (i // grid[1] + 1, i % grid[1] + 1),
+                "Rows and columns start at 0, as the numbers of the patches do.",
+            ),
+        ),
+    ),
+    "01.2": Exercise(
+        cases=_picture,
+        solution=_cut,
+        praise="Two slices: the patch at (row, col) begins at pixel (row * p, col * p).",
+        mistakes=(
+            (
+                lambda image, patch_size, row, col: _cut(image, patch_size, col, row),
+                "Row and column are swapped: the second axis of (C, H, W) runs down, the third across.",
+            ),
+            (
+                lambda image, patch_size, row, col: image[:, row : row + patch_size, col : col + patch_size],
+                "row and col count patches, not pixels: the patch begins at row * patch_size.",
+            ),
+            (
+                lambda image, patch_size, row, col: image[:, row * patch_size, col * patch_size],
+                "This is one pixel: slice patch_size rows and patch_size columns from there.",
+            ),
+            (
+                lambda image, patch_size, row, col: image[:, row * patch_size : patch_size, col * patch_size :],
+                "A slice ends at a place, not after a length: it must stop at (row + 1) * patch_size.",
+            ),
+            (
+                lambda image, patch_size, row, col: image[
+                    row * patch_size : (row + 1) * patch_size, col * patch_size : (col + 1) * patch_size
+                ],
+                "The first axis holds the colours: leave it whole, image[:, ...].",
+            ),
+        ),
+    ),
+    "01.3": Exercise(
+        cases=_linear,
+        solution=lambda weight, patch_size: weight.unflatten(1, (patch_size, patch_size, -1)).permute(0, 3, 1, 2),
+        praise="A convolution with these weights gives the same tokens as the linear layer.",
+        mistakes=(
+            (
+                lambda weight, patch_size: weight.unflatten(1, (-1, patch_size, patch_size)),
+                "patchify orders (row, column, colour): split into (D, p, p, C) first, then move the colour.",
+            ),
+            (
+                lambda weight, patch_size: weight.unflatten(1, (patch_size, patch_size, -1)).permute(0, 3, 2, 1),
+                "Rows and columns are swapped inside the patch: keep their order when the colour moves.",
+            ),
+            (
+                lambda weight, patch_size: weight.unflatten(1, (patch_size, patch_size, -1)),
+                "The colour still stands last: a convolution wants (D, C, p, p).",
+            ),
+            (
+                lambda weight, patch_size: weight.unflatten(1, (patch_size, patch_size, -1)).permute(3, 0, 1, 2),
+                "The colour stands first: a convolution wants its outputs first, (D, C, p, p).",
+            ),
+        ),
+    ),
+    "01.4": Exercise(
+        cases=lambda: [(5, 8), (3, 2), (9, 16)],
+        solution=_waves(),
+        praise="Every place gets its own row of sines and cosines, from fast waves to slow ones.",
+        mistakes=(
+            (
+                _waves(lambda sine, cosine: torch.cat([sine, cosine], dim=1)),
+                "All sines come first here, as in the library: this time sine and cosine take turns.",
+            ),
+            (
+                _waves(lambda sine, cosine: torch.stack([cosine, sine], dim=2).flatten(1)),
+                "The cosine comes first in each pair here: the sine does.",
+            ),
+            (
+                _waves(slower=2),
+                "The waves slow down half as fast as they should: there are dim / 2 of them, so divide k by dim / 2.",
+            ),
+            (
+                _by_columns(lambda column, dim: column / dim),
+                "Sine and cosine of a pair share one angle: column 2k + 1 takes that of column 2k.",
+            ),
+            (
+                _by_columns(lambda column, dim: 2 * column / dim),
+                "The exponent counts columns: count pairs, so that columns 2k and 2k + 1 both have the angle of k.",
+            ),
+            (_waves(first=1), "The places start at 1 here: they start at 0."),
+            (
+                _waves(scale=lambda count: 1 / count),
+                "The places are divided by their number here: use 0, 1, 2, ... as they are.",
+            ),
+            (
+                lambda count, dim: _waves()(count, dim).T,
+                "Transposed: one row a place, (count, dim).",
+            ),
+        ),
+    ),
+    "01.5": Exercise(
+        cases=_overlapping,
+        solution=_merge(),
+        praise="A mean softens the seams between overlapping patches; repair_photo averages shifted repairs likewise.",
+        mistakes=(
+            (
+                _merge(divide=False),
+                "Overlapping patches are added up: count how many cover each pixel, and divide by that.",
+            ),
+            (
+                _merge(lambda old, new: new, divide=False),
+                "The last patch wins where patches overlap: add them up and divide by how many there are.",
+            ),
+            (
+                _merge(lambda old, new: torch.where(old == 0, new, old), divide=False),
+                "The first patch wins where patches overlap: add them up and divide by how many there are.",
+            ),
+            (
+                _merge(lambda old, new: torch.where(old == 0, new, (old + new) / 2), divide=False),
+                "Where four patches meet, averaging pair by pair favours the last one: add first, divide once.",
+            ),
+            (_merge(by_columns=True), "The patches are laid down column by column: patch i stands at divmod(i, cols)."),
+            (
+                lambda patches, stride, grid: _merge()(patches, patches.shape[-1], grid),
+                "The patches stand side by side, without overlap: each begins stride pixels after the one before.",
+            ),
+        ),
+    ),
+}

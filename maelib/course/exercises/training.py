@@ -1,0 +1,325 @@
+"""Exercises of notebook 05: the schedule, means, what decays, a split by group, going on from a saved state."""
+
+import math
+
+import torch
+from torch import Generator, Tensor, nn
+
+from maelib.course.exercises.exercise import Exercise
+from maelib.model import MAEConfig, MaskedAutoencoder
+
+# ---------------------------------------------------------------------------------------------------------- schedule
+
+
+def _schedule(steps: int, rising: int, floor: float) -> list[float]:
+    """Share of the highest rate at each of `steps`: up over `rising` of them, then a cosine down to `floor`."""
+    up = [(step + 1) / rising for step in range(rising)]
+    return up + [floor + (1 - floor) * _cosine((step - rising) / (steps - rising)) for step in range(rising, steps)]
+
+
+def _cosine(share: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * share))
+
+
+def _with_a_dead_step(steps: int, rising: int, floor: float) -> list[float]:
+    return [step / rising for step in range(rising)] + _schedule(steps, rising, floor)[rising:]
+
+
+def _smaller_of_two(steps: int, rising: int, floor: float) -> list[float]:
+    cosine = [floor + (1 - floor) * _cosine(step / steps) for step in range(steps)]
+    return [min((step + 1) / rising, value) for step, value in enumerate(cosine)]
+
+
+def _cosine_from_the_start(steps: int, rising: int, floor: float) -> list[float]:
+    cosine = [floor + (1 - floor) * _cosine(step / steps) for step in range(steps)]
+    return _schedule(steps, rising, floor)[:rising] + cosine[rising:]
+
+
+def _cosine_cut_at_the_floor(steps: int, rising: int, floor: float) -> list[float]:
+    plain = _schedule(steps, rising, 0)
+    return plain[:rising] + [max(value, floor) for value in plain[rising:]]
+
+
+def _cosine_of(steps: int, rising: int, floor: float, late: int, length: int) -> list[float]:
+    """The rise, then a cosine that starts `late` steps on and takes `length` steps to the floor."""
+    fall = [_cosine((step + late) / length) for step in range(steps - rising)]
+    return _schedule(steps, rising, floor)[:rising] + [floor + (1 - floor) * value for value in fall]
+
+
+# ------------------------------------------------------------------------------------------------------------- means
+
+
+def _epochs() -> list[tuple[Tensor, Tensor]]:
+    """Mean loss of each batch of an epoch, and how many images were in it: the last one is small."""
+    return [(torch.tensor([0.5, 0.3, 0.4, 1.2]), torch.tensor([32, 32, 32, 4]))]
+
+
+# -------------------------------------------------------------------------------------------------------------- decay
+
+
+def _models() -> list[tuple[nn.Module]]:
+    """A small masked autoencoder with every kind of parameter: matrices, norms, biases, tokens, positions, frozen."""
+    config = MAEConfig(
+        img_size=16, embed_dim=16, depth=1, num_heads=1, decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=1,
+        class_token=True, positions="learned", rotary=False,
+    )  # fmt: skip
+    model = MaskedAutoencoder(config)
+    model.norm.weight.requires_grad_(False)
+    return [(model,)]
+
+
+def _apart(name: str) -> bool:
+    return "token" in name or "pos_embed" in name
+
+
+def _undecayed(model: nn.Module) -> int:
+    return sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and (p.ndim < 2 or _apart(n)))
+
+
+def _trainable(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+# -------------------------------------------------------------------------------------------------------------- split
+
+
+def _groups() -> list[tuple[Tensor, list[int], int]]:
+    """Group number of each image, the order in which groups are drawn, how many images validation wants."""
+    groups = torch.tensor([0, 0, 1, 2, 2, 2, 3, 4, 4])
+    return [(groups, [3, 2, 0, 4, 1], 3), (groups, [3, 2, 0, 4, 1], 4)]  # one too many, and exactly as many
+
+
+def _in_validation(groups: Tensor, order: list[int], wanted: int) -> Tensor:
+    """Whole groups, in their order, until validation has what it wants."""
+    chosen = torch.zeros(len(groups), dtype=torch.bool)
+    for group in order:
+        if chosen.sum() < wanted:
+            chosen |= groups == group
+    return chosen
+
+
+def _stopped_before(groups: Tensor, order: list[int], wanted: int) -> Tensor:
+    chosen = torch.zeros(len(groups), dtype=torch.bool)
+    for group in order:
+        if (chosen | (groups == group)).sum() > wanted:
+            break
+        chosen |= groups == group
+    return chosen
+
+
+def _cut_to_size(groups: Tensor, order: list[int], wanted: int) -> Tensor:
+    images = [i for group in order for i in (groups == group).nonzero().flatten().tolist()][:wanted]
+    return torch.isin(torch.arange(len(groups)), torch.tensor(images))
+
+
+# ------------------------------------------------------------------------------------------------------------- resume
+
+
+def _interrupted() -> list[tuple]:
+    """Weights, the gradients of the steps still to do, what the optimizer remembers of 8 steps, rate and decay."""
+    generator = Generator().manual_seed(0)
+    weight, m = torch.randn(2, 5, generator=generator)
+    gradients = torch.randn(3, 5, generator=generator)
+    state = {"step": 8, "m": 0.3 * m, "v": 0.02 + 0.05 * torch.rand(5, generator=generator)}
+    return [(weight, gradients, state, 0.1, 0.05)]
+
+
+def _adamw(
+    weight: Tensor, gradients: Tensor, state: dict, lr: float, decay: float,
+    corrected: bool = True, coupled: bool = False, once: bool = False, overwritten: bool = False,
+) -> Tensor:  # fmt: skip
+    """AdamW (Loshchilov and Hutter 2019, algorithm 2) from where `state` stands."""
+    step, m, v = state["step"], state["m"], state["v"]
+    for gradient in gradients:
+        step += 0 if once else 1
+        if coupled:
+            gradient = gradient + decay * weight
+        m = 0.9 * m + 0.1 * gradient
+        v = 0.999 * v + 0.001 * gradient**2
+        scale = (1 - 0.9**step, 1 - 0.999**step) if corrected else (1, 1)
+        kept = weight if coupled else (1 - lr * decay) * weight
+        weight = kept - lr * (m / scale[0]) / ((v / scale[1]).sqrt() + 1e-8)
+        if overwritten:
+            m, v = m / scale[0], v / scale[1]
+    return weight
+
+
+def _fresh(weight: Tensor) -> dict:
+    return {"step": 0, "m": torch.zeros_like(weight), "v": torch.zeros_like(weight)}
+
+
+EXERCISES = {
+    "05.1": Exercise(
+        cases=_epochs,
+        solution=lambda losses, counts: (losses * counts).sum() / counts.sum(),
+        praise="Every image counts once, whatever batch it was in.",
+        mistakes=(
+            (
+                lambda losses, counts: losses.mean(),
+                "This is the mean of the batches: an image of the small last batch counts eight times as much.",
+            ),
+            (
+                lambda losses, counts: (losses * counts).sum(),
+                "This is the sum over all images: divide by how many there are.",
+            ),
+            (
+                lambda losses, counts: (losses * counts).sum() / len(counts),
+                "Divided by the number of batches; divide by the number of images, counts.sum().",
+            ),
+            (
+                lambda losses, counts: losses[counts == counts.max()].mean(),
+                "The last batch is left out: it is small, but its images count too.",
+            ),
+        ),
+    ),
+    "05.2": Exercise(
+        cases=lambda: [(12, 4, 0.1)],
+        solution=_schedule,
+        praise="It rises to exactly 1 and leaves from there.",
+        mistakes=(
+            (
+                _smaller_of_two,
+                "This is the smaller of ramp and cosine: it never reaches 1. Switch at step `rising` instead.",
+            ),
+            (
+                _cosine_from_the_start,
+                "The rise is right, but the cosine has run since step 0: it must start at 1 when the rise has ended.",
+            ),
+            (
+                lambda steps, rising, floor: _cosine_of(steps, rising, floor, 1, steps - rising),
+                "The cosine runs a step ahead: at step `rising` it starts, and is still 1.",
+            ),
+            (
+                lambda steps, rising, floor: _cosine_of(steps, rising, floor, 0, steps - rising - 1),
+                "The last step has the floor; the cosine would reach it a step later, at step `steps`.",
+            ),
+            (
+                _with_a_dead_step,
+                "The first step has rate 0 and does nothing: the rise is (step + 1) / rising.",
+            ),
+            (
+                lambda steps, rising, floor: _schedule(steps, rising, 0),
+                "The cosine ends at 0: squeeze it so that it ends at `floor`.",
+            ),
+            (
+                _cosine_cut_at_the_floor,
+                "A cosine cut off at `floor` stays flat at the end: scale it, floor + (1 - floor) * cosine.",
+            ),
+        ),
+    ),
+    "05.3": Exercise(
+        cases=_models,
+        solution=_undecayed,
+        praise="As many as maelib.training.optim.parameter_groups puts under `rest`.",
+        mistakes=(
+            (
+                lambda model: sum(p.requires_grad and (p.ndim < 2 or _apart(n)) for n, p in model.named_parameters()),
+                "These are tensors; count the numbers in them, parameter.numel().",
+            ),
+            (
+                lambda model: sum(p.numel() for p in model.parameters() if p.requires_grad and p.ndim < 2),
+                "Norms and biases are there; tokens and positions have three dimensions and are missing.",
+            ),
+            (
+                lambda model: sum(
+                    p.numel() for n, p in model.named_parameters() if p.requires_grad and (p.ndim < 2 or "token" in n)
+                ),
+                "Positions are missing: the names with `pos_embed`.",
+            ),
+            (
+                lambda model: sum(
+                    p.numel()
+                    for n, p in model.named_parameters()
+                    if p.requires_grad and (p.ndim < 2 or "pos_embed" in n)
+                ),
+                "Tokens are missing: the names with `token`.",
+            ),
+            (
+                lambda model: sum(p.numel() for n, p in model.named_parameters() if p.ndim < 2 or _apart(n)),
+                "Frozen parameters are counted too: only those with requires_grad are trained.",
+            ),
+            (
+                lambda model: _trainable(model) - _undecayed(model),
+                "These are the decayed ones: count the others.",
+            ),
+        ),
+    ),
+    "05.4": Exercise(
+        cases=_groups,
+        solution=_in_validation,
+        praise="No group has a member on both sides.",
+        mistakes=(
+            (
+                _cut_to_size,
+                "The right number, but the last group is cut in two: take whole groups, even if that is one too many.",
+            ),
+            (
+                _stopped_before,
+                "Validation gets less than it wants: take groups until it has at least `wanted`.",
+            ),
+            (
+                lambda groups, order, wanted: _in_validation(groups, order, wanted + 1),
+                "With exactly `wanted` images validation has enough: stop there.",
+            ),
+            (
+                lambda groups, order, wanted: torch.isin(groups, torch.tensor(order[:wanted])),
+                "These are `wanted` groups; `wanted` counts images.",
+            ),
+            (
+                lambda groups, order, wanted: torch.isin(torch.arange(len(groups)), torch.tensor(order[:wanted])),
+                "The group numbers are used as image numbers: ask which images have that number, groups == group.",
+            ),
+            (
+                lambda groups, order, wanted: ~_in_validation(groups, order, wanted),
+                "This is the training part: True means validation.",
+            ),
+            (
+                lambda groups, order, wanted: _in_validation(groups, sorted(order), wanted),
+                "The groups are taken by number: take them in `order`, which was drawn at random.",
+            ),
+        ),
+    ),
+    "05.5": Exercise(
+        cases=_interrupted,
+        solution=_adamw,
+        praise="To the digits checked, the run that nobody interrupted.",
+        mistakes=(
+            (
+                lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, _fresh(weight), lr, decay),
+                "This is a fresh optimizer: start from state's `m`, `v` and `step`.",
+            ),
+            (
+                lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, {**state, "step": 0}, lr, decay),
+                "`m` and `v` go on, but the step starts again at 1: the corrections blow both up.",
+            ),
+            (
+                lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, decay, once=True),
+                "The step stands still: add 1 before each correction.",
+            ),
+            (
+                lambda weight, gradients, state, lr, decay: _adamw(
+                    weight, gradients, state, lr, decay, corrected=False
+                ),
+                "The corrections are missing: divide m by 1 - 0.9**step and v by 1 - 0.999**step.",
+            ),
+            (
+                lambda weight, gradients, state, lr, decay: _adamw(
+                    weight, gradients, state, lr, decay, overwritten=True
+                ),
+                "The corrected m and v went into the next step: correct copies, and let m and v go on as they were.",
+            ),
+            (
+                lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, decay, coupled=True),
+                "The decay went through the gradient (Adam); AdamW shrinks the weight itself, by 1 - lr * decay.",
+            ),
+            (
+                lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, decay / lr),
+                "The weights shrink by 1 - decay: the rate belongs to it, 1 - lr * decay.",
+            ),
+            (
+                lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, 0),
+                "The weights do not decay: multiply them by 1 - lr * decay before each update.",
+            ),
+        ),
+    ),
+}

@@ -1,0 +1,256 @@
+"""Exercises of notebook 07: pooling, standardising, paired gains, rates by layer, votes of neighbours."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from maelib.course.exercises.exercise import Exercise
+
+
+def _tokens() -> list[tuple[Tensor, bool]]:
+    """Tokens `(B, [1 +] N, D)`, with a class token and without."""
+    tokens = torch.rand(3, 6, 4, generator=Generator().manual_seed(0))
+    tokens[:, 0] += 2  # a class token unlike the rest
+    return [(tokens, True), (tokens[:, 1:], False)]
+
+
+def _sets() -> list[tuple[Tensor, Tensor]]:
+    """Features to train on `(N, D)` and to test on `(M, D)`, of different means and scales."""
+    train = torch.rand(6, 3, generator=Generator().manual_seed(0)) * torch.tensor([1.0, 5.0, 40.0]) + 7
+    return [(train, train[:4].flip(0) * 1.5 - 2)]
+
+
+def _scores() -> list[tuple[Tensor, Tensor]]:
+    """Scores of five seeds `(S,)` that rise and fall together, from a pre-trained encoder and from scratch."""
+    scratch = torch.tensor([0.20, 0.31, 0.27, 0.42, 0.25])
+    return [(scratch + torch.tensor([0.10, 0.12, 0.07, 0.09, 0.13]), scratch)]
+
+
+def _rates() -> list[tuple[int, float, float]]:
+    """Depth, highest rate and decay."""
+    return [(3, 1e-1, 0.75), (2, 0.2, 0.5)]
+
+
+def _neighbours() -> list[tuple[Tensor, Tensor, Tensor, int, int]]:
+    """Features `(N, D)` of very different lengths, their classes `(N,)`, queries `(Q, D)`, classes, neighbours."""
+    generator = Generator().manual_seed(0)
+    features = torch.randn(24, 4, generator=generator)
+    lengths = torch.rand(24, 1, generator=generator) * 9 + 0.5
+    targets = torch.randint(3, (24,), generator=generator)
+    return [(features * lengths, targets, torch.randn(5, 4, generator=generator), 4, 5)]
+
+
+def _standardised(
+    mean: Callable[[Tensor, Tensor], Any], deviation: Callable[[Tensor, Tensor], Any]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Standardise `test` with a mean and a deviation taken from `train` and `test`."""
+    return lambda train, test: (test - mean(train, test)) / deviation(train, test)
+
+
+def _mean(train: Tensor, test: Tensor) -> Tensor:
+    return train.mean(dim=0)
+
+
+def _deviation(train: Tensor, test: Tensor) -> Tensor:
+    return train.std(dim=0, correction=0)
+
+
+def _gain(error: Callable[[Tensor, Tensor], Tensor], sign: int = 1) -> Callable[[Tensor, Tensor], Tensor]:
+    """Mean gain, and what `error` makes of the two kinds of scores."""
+    return lambda pretrained, scratch: torch.stack(
+        [sign * (pretrained - scratch).mean(), error(pretrained, scratch)]  # (2,)
+    )
+
+
+def _standard_error(pretrained: Tensor, scratch: Tensor) -> Tensor:
+    return (pretrained - scratch).std() / len(scratch) ** 0.5
+
+
+def _cosine(features: Tensor, queries: Tensor) -> Tensor:
+    return F.normalize(queries, dim=1) @ F.normalize(features, dim=1).T  # (Q, N)
+
+
+def _vote(
+    similarity: Callable[[Tensor, Tensor], Tensor], share: bool = True, largest: bool = True, weighted: bool = False
+) -> Callable[[Tensor, Tensor, Tensor, int, int], Tensor]:
+    """Let the `k` most similar features vote with their classes."""
+
+    def vote(features: Tensor, targets: Tensor, queries: Tensor, classes: int, k: int) -> Tensor:
+        values, nearest = similarity(features, queries).topk(k, dim=1, largest=largest)  # (Q, k)
+        votes = F.one_hot(targets[nearest], classes).float()  # (Q, k, classes)
+        if weighted:
+            return (votes * values[..., None]).sum(dim=1) / values.sum(dim=1, keepdim=True)
+        return votes.mean(dim=1) if share else votes.sum(dim=1)
+
+    return vote
+
+
+def _winner(features: Tensor, targets: Tensor, queries: Tensor, classes: int, k: int) -> Tensor:
+    return _vote(_cosine)(features, targets, queries, classes, k).argmax(dim=1)
+
+
+EXERCISES = {
+    "07.1": Exercise(
+        cases=_tokens,
+        solution=lambda tokens, class_token: tokens[:, int(class_token) :].mean(dim=1),
+        praise="One feature vector a picture, whether the encoder has a class token or not.",
+        mistakes=(
+            (
+                lambda tokens, class_token: tokens.mean(dim=1),
+                "The class token is averaged in: where there is one, start behind it.",
+            ),
+            (
+                lambda tokens, class_token: tokens[:, 1:].mean(dim=1),
+                "A patch is lost where there is no class token: skip the first token only if class_token is True.",
+            ),
+            (
+                lambda tokens, class_token: tokens[:, 0] if class_token else tokens.mean(dim=1),
+                "This is the class token by itself: average the patches' tokens.",
+            ),
+            (
+                lambda tokens, class_token: tokens[:, int(class_token) :].mean(dim=2),
+                "This averages the numbers of each token: patches run along dim=1.",
+            ),
+            (
+                lambda tokens, class_token: tokens[:, int(class_token) :].amax(dim=1),
+                "This is the largest value over the patches: the mean is wanted.",
+            ),
+            (
+                lambda tokens, class_token: tokens[:, int(class_token) :].sum(dim=1),
+                "This is the sum: divide by the number of patches, or take the mean.",
+            ),
+        ),
+    ),
+    "07.2": Exercise(
+        cases=_sets,
+        solution=_standardised(_mean, _deviation),
+        praise="The test set had no say in the statistics.",
+        mistakes=(
+            (
+                _standardised(lambda train, test: test.mean(0), lambda train, test: test.std(0, correction=0)),
+                "These are the test set's own statistics (trap 3): take mean and deviation of `train`.",
+            ),
+            (
+                _standardised(
+                    lambda train, test: torch.cat([train, test]).mean(0),
+                    lambda train, test: torch.cat([train, test]).std(0, correction=0),
+                ),
+                "The test set is mixed into the statistics: use `train` alone.",
+            ),
+            (
+                _standardised(lambda train, test: test.mean(0), _deviation),
+                "The mean comes from `test`, the deviation from `train`: both belong to `train`.",
+            ),
+            (
+                _standardised(lambda train, test: train.mean(), lambda train, test: train.std(correction=0)),
+                "One mean for all D numbers: with dim=0, each of them gets its own.",
+            ),
+            (
+                _standardised(_mean, lambda train, test: train.std(dim=0)),
+                "This divides by N - 1 inside the deviation: pass correction=0.",
+            ),
+            (
+                _standardised(_mean, lambda train, test: train.var(dim=0, correction=0)),
+                "This divides by the variance: the deviation is its root.",
+            ),
+            (
+                _standardised(lambda train, test: 0, _deviation),
+                "The scale is right, but the mean of `train` must be subtracted first.",
+            ),
+            (
+                lambda train, test: (train - train.mean(0)) / train.std(0, correction=0),
+                "This is `train`, standardised: return `test`, moved by the same numbers.",
+            ),
+        ),
+    ),
+    "07.3": Exercise(
+        cases=_scores,
+        solution=_gain(_standard_error),
+        praise="What a seed does to both encoders cancels in the differences.",
+        mistakes=(
+            (
+                _gain(lambda a, b: ((a.var() + b.var()) / len(a)) ** 0.5),
+                "This is the error of an unpaired comparison: take differences seed by seed first, then their error.",
+            ),
+            (
+                _gain(lambda a, b: (a - b).std()),
+                "This is the deviation of single differences: the error of their mean is smaller by sqrt(S).",
+            ),
+            (
+                _gain(lambda a, b: (a - b).std() / len(a)),
+                "The deviation is divided by S: divide by its square root.",
+            ),
+            (
+                _gain(lambda a, b: (a - b).std(correction=0) / len(a) ** 0.5),
+                "This divides by S inside the deviation: with few seeds use S - 1, which is correction=1.",
+            ),
+            (
+                _gain(lambda a, b: (a - b).var() / len(a) ** 0.5),
+                "This starts from the variance of the differences: take its root, the standard deviation.",
+            ),
+            (
+                _gain(_standard_error, sign=-1),
+                "The sign is turned round: a gain is pre-trained minus from scratch.",
+            ),
+        ),
+    ),
+    "07.4": Exercise(
+        cases=_rates,
+        solution=lambda depth, lr, decay: lr * decay ** torch.arange(depth + 1, -1, -1),
+        praise="The layers nearest to the pixels, the most general ones, are disturbed least.",
+        mistakes=(
+            (
+                lambda depth, lr, decay: lr * decay ** torch.arange(depth + 2),
+                "The order is turned round: the patch embedding comes first, and its rate is the lowest.",
+            ),
+            (
+                lambda depth, lr, decay: lr * decay ** torch.arange(depth + 2, 0, -1),
+                "Everything is one step too low: the head gets the full lr.",
+            ),
+            (
+                lambda depth, lr, decay: lr * decay ** torch.arange(depth, -1, -1),
+                "A layer is missing: patch embedding, `depth` blocks and the head are depth + 2.",
+            ),
+            (
+                lambda depth, lr, decay: lr * decay ** torch.tensor([*range(depth, -1, -1), 0]),
+                "Last block and head share a rate: the block lies one layer below the head.",
+            ),
+            (
+                lambda depth, lr, decay: (
+                    lr * (decay * torch.ones(depth + 2)).where(torch.arange(depth + 2) <= depth, 1)
+                ),
+                "All layers below the head share one rate: multiply by decay once more for each layer down.",
+            ),
+            (
+                lambda depth, lr, decay: lr / decay ** torch.arange(depth + 1, -1, -1),
+                "The rates rise towards the input: multiply by decay instead of dividing.",
+            ),
+        ),
+    ),
+    "07.5": Exercise(
+        cases=_neighbours,
+        solution=_vote(_cosine),
+        praise="A classifier without a single trained weight.",
+        mistakes=(
+            (
+                _vote(lambda features, queries: -torch.cdist(queries, features)),
+                "These neighbours are nearest in distance: scale all vectors to length 1 first.",
+            ),
+            (
+                _vote(lambda features, queries: queries @ features.T),
+                "Long features win here: scale them to length 1 before the product, F.normalize(features, dim=1).",
+            ),
+            (_vote(_cosine, share=False), "These are counts of votes: divide by k."),
+            (_vote(_cosine, largest=False), "These are the least similar ones: the highest similarity is wanted."),
+            (_vote(_cosine, weighted=True), "The votes are weighted by similarity: each of the k counts the same."),
+            (_winner, "This is the class that wins: return the share of votes for every class, (Q, classes)."),
+            (
+                _vote(lambda features, queries: _cosine(features.T, queries.T).T @ torch.eye(len(features))),
+                "The vectors are scaled along the wrong dimension: each row must have length 1, so use dim=1.",
+            ),
+        ),
+    ),
+}

@@ -1,0 +1,1 @@
+"""Images: from files or drawn, augmented, and written back."""

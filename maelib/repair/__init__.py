@@ -1,0 +1,1 @@
+"""Repair of photos, by a model or by classical inpainting, and what it reaches."""

@@ -1,0 +1,1 @@
+"""Training: recipes, one loop, and what a run leaves behind."""

@@ -1,0 +1,1 @@
+"""What the encoder learned, put to other tasks."""

@@ -1,0 +1,1 @@
+"""Weights: our checkpoints, and those that others published."""

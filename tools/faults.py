@@ -1,0 +1,250 @@
+"""Plant faults in the library, one at a time, and see the notebooks notice: `python tools/faults.py [WORDS]`.
+
+A course whose outputs stay the same when the library is wrong proves nothing. Each fault is one line of `maelib`,
+changed in a temporary copy of the package; the notebooks that should notice run against that copy, the quickest first,
+until one fails under nbval. WORDS picks the faults whose description holds them.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).absolute().parents[1]
+
+
+class Fault(NamedTuple):
+    """A line of a module, what it is turned into, and the numbers of the notebooks that should notice."""
+
+    what: str
+    module: str
+    line: str
+    instead: str
+    notebooks: tuple[str, ...]
+
+
+FAULTS = [
+    Fault(
+        "a mask hides what was to stay visible",
+        "masking",
+        "return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, ids, True)",
+        "return torch.ones_like(scores, dtype=torch.bool).scatter_(1, ids, False)",
+        ("00", "02"),
+    ),
+    Fault(
+        "the last line of a block is filled up, beyond the count",
+        "masking",
+        "return torch.where(inside & (rank < count), rank, -1)",
+        "return torch.where(inside, rank, -1)",
+        ("02", "00"),
+    ),
+    Fault(
+        "a patch is hidden only where the hole covers all of it",
+        "masking",
+        "return F.max_pool2d(hole[:, None].float(), patch_size).flatten(1).bool()  # (B, 1, H, W) -> (B, N)",
+        "return ~F.max_pool2d((~hole)[:, None].float(), patch_size).flatten(1).bool()",
+        ("00", "02"),
+    ),
+    Fault(
+        "the encoder is shown the hidden patches",
+        "masking",
+        "ids = mask.int().argsort(dim=1, stable=True)  # (B, N)",
+        "ids = (~mask).int().argsort(dim=1, stable=True)",
+        ("00", "02", "03"),
+    ),
+    Fault(
+        "the mean of all patches, hidden ones too, leaks into what the encoder sees",
+        "model",
+        "x = x.gather(1, ids_keep[..., None].expand(-1, -1, x.shape[-1]))  # (B, N, D) -> (B, K, D)",
+        "x = x.mean(1, keepdim=True) + x.gather(1, ids_keep[..., None].expand(-1, -1, x.shape[-1]))",
+        ("00", "03"),
+    ),
+    Fault(
+        "the encoder is not told where its patches stand",
+        "model",
+        "x = self.patch_embed(x) + positions[:, extra:]  # (B, C, H, W) -> (B, N, D)",
+        "x = self.patch_embed(x)",
+        ("00", "03"),
+    ),
+    Fault(
+        "attention does not turn by row and column",
+        "model",
+        "q, k = rotate(qkv[:2], angles)",
+        "q, k = qkv[:2]",
+        ("00", "03"),
+    ),
+    Fault(
+        "patches are put back with rows and columns swapped",
+        "patches",
+        "images = images.permute(0, 5, 1, 3, 2, 4)  # (B, R, W/p, p, p, C) -> (B, C, R, p, W/p, p)",
+        "images = images.permute(0, 5, 2, 3, 1, 4)",
+        ("01", "00"),
+    ),
+    Fault(
+        "attention turns by the row twice and by the column never",
+        "patches",
+        "return torch.cat([row[:, None] * omega, col[:, None] * omega], dim=1)",
+        "return torch.cat([row[:, None] * omega, row[:, None] * omega], dim=1)",
+        ("00", "01"),
+    ),
+    Fault(
+        "PSNR is taken over the whole picture",
+        "metrics",
+        "weights = where[:, None].to(values.dtype)",
+        "weights = torch.ones_like(where)[:, None].to(values.dtype)",
+        ("00", "06"),
+    ),
+    Fault(
+        "SSIM looks at what a prediction holds outside the hole",
+        "metrics",
+        "composite = torch.where(hole[:, None], prediction, target)",
+        "composite = prediction",
+        ("06",),
+    ),
+    Fault(
+        "the loss divides by the number of all patches",
+        "losses",
+        "return (error * mask).sum() / mask.sum()",
+        "return (error * mask).sum() / mask.numel()",
+        ("04",),
+    ),
+    Fault(
+        "features are compared outside the hole too",
+        "losses",
+        "weight = F.adaptive_avg_pool2d(hole[:, None].to(exact), ours.shape[-2:])  # -> (B, 1, H', W')",
+        "weight = torch.ones_like(ours[:, :1], dtype=exact)",
+        ("04",),
+    ),
+    Fault(
+        "VGG19 gets pixels that are not normalised",
+        "perceptual",
+        "x = (images - self.mean) / self.std",
+        "x = images",
+        ("04",),
+    ),
+    Fault(
+        "the learning rate never falls",
+        "training/optim",
+        "return 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))",
+        "return 1.0",
+        ("05",),
+    ),
+    Fault(
+        "biases and norms are trained and decayed like matrices",
+        "training/optim",
+        'if parameter.ndim < 2 or "token" in name or "pos_embed" in name:',
+        'if "token" in name or "pos_embed" in name:',
+        ("05",),
+    ),
+    Fault(
+        "near-duplicates stand on both sides of the split",
+        "data/images",
+        "groups = near_duplicates(images)",
+        "groups = np.arange(len(images))",
+        ("05",),
+    ),
+    Fault(
+        "a resumed run begins its data anew",
+        "data/images",
+        "for step in range(self.first_step, self.steps):",
+        "for step in range(self.steps):",
+        ("05",),
+    ),
+    Fault(
+        "the probe's head forgets the mean that its features were standardised with",
+        "transfer/classifier",
+        "classifier.head.bias.copy_(bias - weight @ (mean / deviation))",
+        "classifier.head.bias.copy_(bias)",
+        ("07",),
+    ),
+]
+
+
+def mutate(fault: Fault, source: str) -> str:
+    """The module's source with the fault in it.
+
+    Raises
+    ------
+    ValueError
+        When the line does not stand there exactly once.
+    """
+    lines = source.splitlines(keepends=True)
+    places = [i for i, line in enumerate(lines) if line.strip() == fault.line]
+    if len(places) != 1:
+        raise ValueError(f"maelib/{fault.module}.py holds `{fault.line}` {len(places)} times, not once")
+    lines[places[0]] = lines[places[0]].replace(fault.line, fault.instead)
+    return "".join(lines)
+
+
+@contextmanager
+def planted(fault: Fault | None, root: Path = ROOT) -> Iterator[Path]:
+    """A folder with a copy of the package, the fault in it, and the data that it looks for beside itself."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copytree(root / "maelib", folder / "maelib", ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / "data").symlink_to(root / "data")
+        if fault is not None:
+            module = folder / "maelib" / f"{fault.module}.py"
+            module.write_text(mutate(fault, module.read_text(encoding="utf-8")), encoding="utf-8")
+        yield folder
+
+
+def first_failure(notebook: Path, folder: Path) -> str | None:
+    """Which code cell of a notebook fails first with the package of `folder`, counted from 1; None when all pass."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-p", "nbval.plugin"]
+    command += ["--nbval", "--nbval-current-env", str(notebook)]
+    own = {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    environment = {**os.environ, **own}
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    if run.returncode == 0:
+        return None
+    failed = re.search(r"^(?:FAILED|ERROR) .*::Cell (\d+)", run.stdout, re.MULTILINE)
+    if run.returncode != 1 or failed is None:
+        raise RuntimeError(f"{notebook.name} could not be run:\n{run.stdout}{run.stderr}")
+    return f"{notebook.stem}, code cell {int(failed[1]) + 1}"
+
+
+def lessons(numbers: tuple[str, ...], root: Path = ROOT) -> list[Path]:
+    """The notebooks of these numbers that there are."""
+    return [path for number in numbers for path in sorted((root / "notebooks").glob(f"{number}_*.ipynb"))]
+
+
+def noticed(fault: Fault | None, notebooks: list[Path], root: Path = ROOT) -> str | None:
+    """Where the fault is noticed first, if it is."""
+    with planted(fault, root) as folder:
+        return next(filter(None, (first_failure(notebook, folder) for notebook in notebooks)), None)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="?", default="", help="part of the descriptions of the faults to plant")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at the same time")
+    options = parser.parse_args(arguments)
+    faults = [fault for fault in FAULTS if options.words in fault.what]
+    width = max((len(fault.what) for fault in faults), default=0)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        places = pool.map(lambda fault: noticed(fault, lessons(fault.notebooks)), faults)
+        found: dict[str, str | None] = {}
+        for fault, place in zip(faults, places, strict=True):
+            found[fault.what] = place
+            print(f"{fault.what:{width}}  {place or 'NOTICED BY NONE of ' + ', '.join(fault.notebooks)}", flush=True)
+        stems = sorted({place.partition(",")[0] for place in found.values() if place})
+        sound = [ROOT / "notebooks" / f"{stem}.ipynb" for stem in stems]
+        for path, place in zip(sound, pool.map(lambda path: noticed(None, [path]), sound), strict=True):
+            if place:  # it would have noticed anything
+                print(f"without any fault, {path.stem} fails too: {place}", flush=True)
+                found[path.stem] = None
+    print(f"{sum(map(bool, found.values()))} of {len(found)} faults were noticed")
+    return 0 if found and all(found.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
