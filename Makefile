@@ -8,57 +8,69 @@ JOBS   ?= 2
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/ready
-FIRST  := notebooks/00_start_here.ipynb
 # A missing, half-made or orphaned environment (its Python was removed) is made anew.
-ANEW   := $(shell [ -x $(BIN)/python ] && [ -x $(BIN)/pip ] || echo environment)
+ANEW   := $(shell [ -x $(BIN)/python ] && $(if $(UV),:,[ -x $(BIN)/pip ]) || echo environment)
+FIRST  := notebooks/00_start_here.ipynb
 
 # One thread a worker: with more, torch's threads in different workers fight over the same cores.
 PYTEST := OMP_NUM_THREADS=1 PYTHONPATH=tools $(BIN)/pytest -n $(JOBS)
-# A notebook has one kernel, so one worker runs all of it; tools/nbval_settings.py puts those that take longest first.
+# A notebook has one kernel, so one worker runs all of it. tools/nbval_settings.py starts the longest notebooks first.
 NBVAL  := -p nbval_settings --nbval --nbval-current-env --dist loadscope --no-loadscope-reorder notebooks
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+STAGES := lint format floors tests notebooks
 .PHONY: help lab test test-all test-lowest setup weights environment notebooks notebooks-plain badges faults bench fuzz \
-        picture lock wheel clean
+        graph picture lock wheel clean $(STAGES:%=stage-%)
 
 help:       ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## */make \1: /p' Makefile
 
-# Jupyter refuses to run as root unless it is told that root is meant, as in a container.
+# tools/jupyter answers JupyterLab's question about news for the learner. Root, as in a container, needs --allow-root.
 lab: setup weights ## open the course in JupyterLab; LAB_ARGS="--no-browser --port 8899" passes through
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/$(FIRST) \
+	JUPYTER_CONFIG_PATH="$(CURDIR)/tools/jupyter" $(BIN)/jupyter lab --LabApp.default_url=/lab/tree/$(FIRST) \
 	    $$([ "$$(id -u)" != 0 ] || echo --allow-root) $(LAB_ARGS)
 
-test: setup weights ## lint, tests, every notebook
-	$(BIN)/ruff check
-	$(BIN)/ruff format --check
-	$(PYTEST) $(MARKS)
-	$(PYTEST) $(NBVAL)
+# A stage that fails does not keep the next from running.
+test: setup weights ## lint, format, floors, tests, every notebook; says at the end which of them failed
+	@failed=; for stage in $(STAGES); do \
+	    echo "== $$stage"; $(MAKE) --no-print-directory stage-$$stage MARKS='$(MARKS)' || failed="$$failed $$stage"; \
+	done; \
+	[ -z "$$failed" ] || { echo "== failed:$$failed"; exit 1; }; echo "== all passed: $(STAGES)"
 
 test-all: MARKS := -m "slow or not slow"
 test-all: test ## the same, with the tests that take minutes
+
+stage-lint:
+	$(BIN)/ruff check
+stage-format:
+	$(BIN)/ruff format --check
+stage-floors:
+	$(BIN)/lint-imports --no-logo --no-cache
+stage-tests:
+	$(PYTEST) $(MARKS)
+stage-notebooks:
+	$(PYTEST) $(NBVAL)
 
 test-lowest: ## the tests with the lowest versions that pyproject.toml admits, in .venv-lowest (needs uv)
 	rm -rf $(VENV)-lowest
 	uv venv --quiet --python 3.11 $(VENV)-lowest
 	uv pip install --quiet --python $(VENV)-lowest/bin/python --resolution lowest-direct -e '.[course,wandb,dev]'
-	uv pip install --quiet --python $(VENV)-lowest/bin/python pip  # a new one, as on Colab
 	$(subst $(VENV),$(VENV)-lowest,$(PYTEST))
 
 notebooks: setup ## execute and test the notebooks; NB="01_patching --check" passes through
 	$(BIN)/python tools/build.py $(NB)
 
-notebooks-plain: setup ## every notebook's text again, with torch's plain CPU kernels
+notebooks-plain: setup ## test every notebook with torch's plain CPU kernels
 	ATEN_CPU_CAPABILITY=default $(PYTEST) $(NBVAL)
 
-badges: setup ## say where the repository is, for Colab: REPO=https://github.com/owner/name, REPO= for nowhere
+badges: setup ## set the repository's address, for Colab: REPO=https://github.com/owner/name, REPO= for none
 	@$(BIN)/python tools/badges.py $(if $(filter undefined,$(origin REPO)),,'$(REPO)')
 
-faults: setup ## plant faults in the library, one by one, and see the notebooks notice each
+faults: setup ## plant faults in the library, one by one, and check that a notebook notices each
 	$(BIN)/python tools/faults.py
 
-bench: setup ## measure speed, data loading and quality for time beside other libraries; wants a quiet machine
+bench: setup ## measure speed, data loading and quality for time beside other libraries, on a quiet machine
 	@[ -e $(VENV)/bench ] || { $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install) \
 	    --no-build-isolation -e '.[bench]' && touch $(VENV)/bench; }
 	$(BIN)/python benchmarks/loader.py
@@ -66,11 +78,14 @@ bench: setup ## measure speed, data loading and quality for time beside other li
 	$(BIN)/python benchmarks/gpu.py
 	$(BIN)/python benchmarks/time_to_quality.py
 
-# Once. Where atheris has no build, as on macOS, hypothesis works alone and the report says so.
-fuzz: setup ## ten minutes of broken files for every reader; FUZZ_ARGS="--seconds 60" passes through
+# Where atheris has no build, as on macOS, hypothesis works alone and the report says so.
+fuzz: setup ## feed ten minutes of broken files to every reader; FUZZ_ARGS="--seconds 60" passes through
 	@[ -e $(VENV)/fuzz ] || { $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install) \
 	    --no-build-isolation -e '.[fuzz]' && touch $(VENV)/fuzz; } || echo "hypothesis works alone"
 	$(BIN)/python benchmarks/fuzz.py $(FUZZ_ARGS)
+
+graph: setup ## draw docs/house.png: the library's modules, their sizes and imports
+	$(BIN)/python tools/graph.py
 
 picture: setup ## run the README's example, which draws data/repair.png
 	sed -n '/^```python$$/,/^```$$/p' README.md | sed '/^```/d' > $(VENV)/example.py
@@ -84,24 +99,27 @@ lock:       ## pin the environment anew (needs uv); LOCK_ARGS=--upgrade moves to
 	$(MAKE) setup
 	$(BIN)/pytest -q tests/test_project.py
 
-wheel: setup ## build the wheel into dist/
+wheel: setup ## build the wheel in dist/
 	$(BIN)/python -m hatchling build -t wheel
 
-clean:      ## remove what these commands made; your runs/ and data/photos/ stay
+clean:      ## remove all that these commands made, except your runs/ and data/photos/
 	rm -rf $(VENV) $(VENV)-lowest dist .pytest_cache .ruff_cache .hypothesis
 	find maelib tests benchmarks notebooks -name __pycache__ -prune -exec rm -rf {} +
 
 setup: $(READY)
 
-# Once. Where they are out of reach one line says so, and all but the loss that needs them works.
+# Without network one line says so, and everything but the perceptual loss works.
 weights: setup ## fetch VGG19's weights, for the perceptual loss
 	@[ -e $(VENV)/vgg19 ] || { $(BIN)/maelib fetch vgg19 && touch $(VENV)/vgg19; } || true
 
+# The pinned pip comes first and installs the rest: what Python brings may be years old.
 $(READY): $(ANEW) requirements.lock pyproject.toml
 ifdef UV
 	uv pip install --python $(BIN)/python --require-hashes -r requirements.lock
 	uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 else
+	sed -n '/^pip==/,/# via/p; /^setuptools==/,/# via/p' requirements.lock > $(VENV)/installers.lock
+	$(BIN)/python -m pip install --require-hashes -r $(VENV)/installers.lock
 	$(BIN)/python -m pip install --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --no-deps --no-build-isolation -e .
 endif
@@ -113,7 +131,7 @@ environment:
 	    echo "Install a newer one and name it: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; } >&2
 	rm -rf $(VENV)
 ifdef UV
-	uv venv --quiet --seed --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
+	uv venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV)
 else
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
 	    echo "\`$(PYTHON)\` cannot make environments: it lacks ensurepip."; \

@@ -5,6 +5,7 @@ import os
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -14,8 +15,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from maelib.data.cmp import read_photos
-from maelib.data.images import TEST_SEEDS
+from maelib.data.images import TEST_SEEDS, FolderImages
 from maelib.files import write_atomic
 from maelib.repair.evaluate import drawn_test_images
 
@@ -44,6 +44,13 @@ def write_report(path: Path, title: str, lines: Sequence[str]) -> None:
     print(text)
 
 
+def now(device: torch.device) -> float:
+    """The clock's seconds, once the device has finished its work."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
+
+
 def cpu_seconds() -> tuple[float, float]:
     """CPU time so far of this process, and of its children that have ended."""
     times = os.times()
@@ -54,8 +61,8 @@ def image_sets(size: int, photos: Path | None, count: int = len(TEST_SEEDS)) -> 
     """Images `(B, 3, size, size)` in [0, 1] by name: `count` held-out drawings and, if given, a folder's photos."""
     sets = {DRAWN: drawn_test_images(size, count)}
     if photos is not None:
-        images, _ = read_photos(photos, size)
-        sets[PHOTOS] = images.__getitems__(list(range(len(images)))).float() / 255
+        images = FolderImages(photos, size)
+        sets[PHOTOS] = torch.stack([images[i][:3] for i in range(len(images))]) / 255
     return sets
 
 

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import pickle
+import re
 import struct
 import tempfile
 import warnings
@@ -24,15 +25,11 @@ from PIL import Image, ImageCms
 from safetensors.torch import save
 
 from maelib.data.photos import PHOTO_SUFFIXES, Photo, PhotoError, open_photo, read_mask, write_photo
-from maelib.model import MAEConfig, MaskedAutoencoder
+from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder
 from maelib.perceptual import vgg19
 from maelib.training import resume as runs
 from maelib.training.recipes import TrainConfig
-from maelib.weights import checkpoint
-from maelib.weights import published as weights
-from maelib.weights.checkpoint import CheckpointError
-from maelib.weights.layouts import to_hugging_face
-from maelib.weights.reading import read_weights
+from maelib.weights import CheckpointError, load_model, load_tensors, save_tensors, start_from
 
 Strategy = st.SearchStrategy[bytes]
 SIZE = (12, 16)  # of photos and masks, height and width
@@ -375,7 +372,7 @@ def _pth_seeds(state: Mapping[str, torch.Tensor]) -> tuple[bytes, ...]:
 
 def _checkpoint(config: Mapping[str, Any], state: Mapping[str, torch.Tensor], checksum: bool) -> bytes:
     if checksum:
-        return written(partial(checkpoint.save_tensors, tensors=state, about={"model": config}), "x")
+        return written(partial(save_tensors, tensors=state, metadata={"model": config}), "x")
     return save(dict(state), metadata={"maelib": json.dumps({"model": config})})
 
 
@@ -402,12 +399,37 @@ CHECKPOINT_SEEDS = (
 
 
 def _read_published(path: Path) -> None:
-    weights.start_from(_model(STANDARD), path)
+    start_from(_model(STANDARD), path)
+
+
+def _under_hugging_faces_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The standard model's weights as files on the Hugging Face hub name them."""
+    blocks = {
+        "blocks": "vit.encoder.layer", "decoder_blocks": "decoder.decoder_layers", "norm1": "layernorm_before",
+        "norm2": "layernorm_after", "attn.proj": "attention.output.dense", "mlp.fc1": "intermediate.dense",
+        "mlp.fc2": "output.dense",
+    }  # fmt: skip
+    others = {
+        "cls_token": "vit.embeddings.cls_token", "pos_embed": "vit.embeddings.position_embeddings",
+        "patch_embed.proj": "vit.embeddings.patch_embeddings.projection", "norm": "vit.layernorm",
+    }  # fmt: skip
+    theirs = {}
+    for name, tensor in state.items():
+        if "blocks." in name:
+            for ours, there in blocks.items():
+                name = re.sub(rf"(^|\.){re.escape(ours)}\.", rf"\1{there}.", name)
+            parts = ("query", "key", "value") if ".attn.qkv." in name else ("",)
+            for part, third in zip(parts, tensor.chunk(len(parts)), strict=True):
+                theirs[name.replace("attn.qkv", f"attention.attention.{part}")] = third.contiguous()
+        else:
+            module, _, kind = name.rpartition(".")
+            theirs[others.get(name) or (f"{others[module]}.{kind}" if module in others else f"decoder.{name}")] = tensor
+    return theirs
 
 
 def _read_recognised(path: Path) -> None:
-    with patch.dict(weights.CONFIGS, small=STANDARD):  # those that are published fill hundreds of megabytes
-        weights.load_model(path)
+    with patch.dict(CONFIGS, small=STANDARD):  # those that are published fill hundreds of megabytes
+        load_model(path)
 
 
 PTH_SEEDS = (
@@ -420,7 +442,7 @@ PTH_SEEDS = (
 HUGE = {f"blocks.{i}.norm1.weight": torch.ones(1) for i in range(32)} | {
     "patch_embed.proj.weight": torch.ones(1280, 1, 1, 14)
 }
-THEIRS = {name: tensor.contiguous() for name, tensor in to_hugging_face(STATE).items()}
+THEIRS = _under_hugging_faces_names(STATE)
 VGG = {name: torch.zeros(shape) for name, shape in VGG_SHAPES.items()}
 
 # ----------------------------------------------------------------------------------------------------------- runs
@@ -445,12 +467,12 @@ def _saved_state() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         runs.save_run(
             replace(config, out=Path(folder)), runs.gather(model, [optimizer], True), 1, [torch.ones(2)], False
         )
-        return checkpoint.load_tensors(Path(folder, "state.safetensors"))
+        return load_tensors(Path(folder, "state.safetensors"))
 
 
 def _state(tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any], checksum: bool) -> bytes:
     if checksum:
-        return written(partial(checkpoint.save_tensors, tensors=tensors, about=about), "x")
+        return written(partial(save_tensors, tensors=tensors, metadata=about), "x")
     return save(dict(tensors), metadata={"maelib": json.dumps(about)})
 
 
@@ -481,7 +503,7 @@ TARGETS: dict[str, Target] = {
     "npy": _target(open_photo, PhotoError, "photo.npy", NPY_SEEDS, NPY),
     "image": _target(open_photo, PhotoError, "photo.png", IMAGE_SEEDS, PNG, TIFF, BMP, PNM),
     "mask": _target(partial(read_mask, shape=SIZE), PhotoError, "mask.png", IMAGE_SEEDS, PNG),
-    "checkpoint": _target(checkpoint.load_model, CheckpointError, "model.safetensors", CHECKPOINT_SEEDS, CHECKPOINTS),
+    "checkpoint": _target(load_model, CheckpointError, "model.safetensors", CHECKPOINT_SEEDS, CHECKPOINTS),
     "published": _target(
         _read_published, CheckpointError, "theirs.pth", PTH_SEEDS, saved_weights(STATE), lying_safetensors()
     ),
@@ -490,13 +512,13 @@ TARGETS: dict[str, Target] = {
     ),
     "hugging_face": replace(
         _target(
-            lambda path: read_weights(path.with_name("model.safetensors")), CheckpointError, "config.json",
+            lambda path: _read_recognised(path.with_name("model.safetensors")), CheckpointError, "config.json",
             HF_CONFIG_SEEDS, HF_CONFIG,
         ),
         beside={"model.safetensors": save(THEIRS)},
     ),
     "hugging_face_weights": _target(
-        read_weights, CheckpointError, "model.bin", _pth_seeds(THEIRS), saved_weights(THEIRS)
+        _read_published, CheckpointError, "model.bin", _pth_seeds(THEIRS), saved_weights(THEIRS)
     ),
     "vgg": _target(
         lambda path: vgg19(str(path), ("relu1_1",)), ValueError, "vgg.pth", _pth_seeds(VGG), saved_weights(VGG)

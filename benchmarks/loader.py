@@ -14,17 +14,16 @@ import numpy as np
 import torch
 import tyro
 from common import RESULTS, write_report
+from step_profile import profile
 
-from maelib.data.images import Images, StepSampler, drawn_pool, prefetch, resize_to_square
-from maelib.data.large_folder import LARGE
-from maelib.data.sources import load_images
-from maelib.profile import profile
+from maelib.data.images import DrawnImages, StepSampler, prefetch
 from maelib.training.recipes import RECIPES
+from maelib.training.train import load_images
 
 EXPLANATION = """\
 Images a second, {steps} batches of the recipe, nothing else running in the process; "first time" includes the search
-for wedges and for near-duplicates of the images to validate on, which is done once for each image. Training is the
-step of `maelib profile`. Start is from the folder's name to the images to validate on, all of them read."""
+for border fill and for near-duplicates of validation images; "afterwards" they come from the folder's cache. Training
+is the step of `step_profile.py`. Start is the time until the folder is listed and its validation images are read."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class LoaderConfig:
     """Measure how fast images come, beside how fast they are learnt from."""
 
     files: int = 100_000
-    """`.npy` files in the large folder; more than 4096"""
+    """`.npy` files in the folder at 64 px; larger images get 8192, which fill a disk as well"""
     steps: int = 200
     """batches to load"""
     threads: int | None = None
@@ -42,18 +41,13 @@ class LoaderConfig:
     out: Path = RESULTS
     """folder of the report"""
 
-    def __post_init__(self) -> None:
-        if self.files <= LARGE:
-            raise ValueError(f"files {self.files}: a folder of up to {LARGE} is read at once; use more")
 
-
-def fill(folder: Path, pool: Images, count: int) -> None:
-    """Save `count` arrays: the pool's facades, each time around mirrored or cut a little closer."""
+def fill(folder: Path, pool: DrawnImages, count: int) -> None:
+    """Save `count` arrays: the pool's facades, each time around moved a little further, every other time mirrored."""
     for i in range(count):
         turn, which = divmod(i, len(pool))
-        cut = turn // 2 * len(pool.images[which]) // 32
-        image = pool.images[which][cut:, cut : len(pool.images[which]) - cut]
-        np.save(folder / f"{i:06d}.npy", resize_to_square(image[:, :: -1 if turn % 2 else 1], len(pool.images[which])))
+        image = np.roll(pool.pixels[which, ..., :3], turn, axis=1)
+        np.save(folder / f"{i:06d}.npy", image[:, :: -1 if turn % 2 else 1])
 
 
 def rate(batches: Iterator, batch_size: int) -> float:
@@ -65,17 +59,16 @@ def rate(batches: Iterator, batch_size: int) -> float:
 
 def measure(config: LoaderConfig, name: str) -> list[str]:
     """Rows of the report for one recipe."""
-    recipe = replace(RECIPES[name], vgg="random")  # as fast as trained weights, and always there
+    recipe = RECIPES[name]
     size, batch = recipe.model.img_size, recipe.batch_size
-    learnt = batch / sum(stage.seconds for stage in profile(recipe, rounds=20))
-    pool = drawn_pool(20_000 if size <= 64 else 2_000, size)
+    learnt = batch / sum(stage.seconds for stage in profile(recipe, rounds=20).values())
+    pool = DrawnImages(20_000 if size <= 64 else 2_000, size)
     sampler = StepSampler(range(len(pool)), batch, config.steps, seed=0)
-    files = config.files if size <= 64 else 2 * LARGE  # larger images fill a disk
+    files = config.files if size <= 64 else 8192
     with TemporaryDirectory() as folder:
         fill(Path(folder), pool, files)
         began = time.perf_counter()
-        images, val_images, _ = load_images(replace(recipe, data=Path(folder)))
-        val_images.batch(list(range(recipe.val_images)))
+        images, _ = load_images(replace(recipe, data=Path(folder)))
         start = time.perf_counter() - began
         some = StepSampler(range(min(len(images), batch * config.steps)), batch, config.steps, seed=0)
         rates = {

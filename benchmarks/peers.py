@@ -18,7 +18,6 @@ from maelib.masking import split_ids
 from maelib.model import MAEConfig, MaskedAutoencoder
 from maelib.patches import PIXEL_MEAN, PIXEL_STD
 from maelib.perceptual import LAYERS, vgg19
-from maelib.training.devices import compile_blocks
 
 
 def _kept(mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -188,7 +187,8 @@ def make_peer(name: str, config: MAEConfig) -> nn.Module:
     torch.manual_seed(0)
     peer = PEERS[name.removesuffix(", compiled")](config)
     if name.endswith(", compiled"):
-        compile_blocks(peer)
+        for block in (*peer.blocks, *peer.decoder_blocks):
+            block.compile()
     return peer
 
 

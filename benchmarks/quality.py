@@ -18,12 +18,12 @@ from typing import Literal, NamedTuple
 from unittest.mock import patch
 
 import numpy as np
+import torch
 import tyro
 from common import DRAWN, RESULTS, cpu_seconds, image_sets, machine, save_small, shown
 
 from maelib.data.augment import Augment
-from maelib.data.cmp import read_photos
-from maelib.data.images import TEST_SEEDS, near_duplicates
+from maelib.data.images import MAX_DISTANCE, TEST_SEEDS, FolderImages, difference_hash
 from maelib.repair.classical import BASELINES
 from maelib.repair.evaluate import evaluate, evaluation_figure, evaluation_table, model_method
 from maelib.training.recipes import RECIPES, TrainConfig
@@ -48,7 +48,7 @@ ROWS: dict[str, Row] = {
     "tiny": Row("the default recipe, what `maelib train` does", TINY),
     "drawings64": Row(
         "64 px, under an hour on drawings alone",
-        replace(SMALL, model=replace(SMALL.model, img_size=64), drawn=40_000, wedges=False),
+        replace(SMALL, model=replace(SMALL.model, img_size=64), drawn=40_000, border_fill=False),
         photos=True,
     ),
     "mixed64": Row(
@@ -137,9 +137,10 @@ def train_row(config: QualityConfig, row: Row, out: Path, cache: Path) -> tuple[
     )
     if row.train:
         size = recipe.model.img_size
-        learnt, scored = (read_photos(folder, size)[0] for folder in (config.train, config.photos))
-        groups = near_duplicates(learnt + scored)
-        twice = np.isin(groups[len(learnt) :], groups[: len(learnt)]).sum()
+        folders = [FolderImages(folder, size) for folder in (config.train, config.photos)]
+        learnt, scored = (difference_hash(torch.stack([images[i] for i in range(len(images))])) for images in folders)
+        distance = np.unpackbits(scored[:, None] ^ learnt, axis=2).sum(axis=2)  # (scored, learnt)
+        twice = (distance.min(axis=1) <= MAX_DISTANCE).sum()
         story += f" Learnt from {len(learnt)} photos, {recipe.val_share:.0%} kept for validation"
         story += f"; {twice} of the {len(scored)} scored have a near-duplicate among them."
     return checkpoint, story
@@ -165,7 +166,7 @@ def main(config: QualityConfig) -> None:
     methods = {**BASELINES, "model": model_method(model)}
     lines = [f"# {config.row}: {row.about}", "", story, "", f"Machine: {machine()}.", ""]
     for name, images in sets.items():
-        scores = evaluate(methods, images, shape.patch_size, progress=True)
+        scores = evaluate(methods, images, shape.patch_size)
         lines += [f"## {name}: {len(images)} of {shape.img_size} px, patches of {shape.patch_size} px", ""]
         lines += [evaluation_table(scores), ""]
         if name == DRAWN:  # real photos never get into the figure

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 import tyro
-from common import RESULTS, write_report
+from common import RESULTS, now, write_report
 from peers import PEERS, PlainStep, make_peer, versions
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -26,7 +26,6 @@ from maelib.losses import ReconstructionLoss
 from maelib.masking import block_mask
 from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder
 from maelib.perceptual import vgg19
-from maelib.profile import now
 from maelib.repair.evaluate import drawn_test_images
 
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}

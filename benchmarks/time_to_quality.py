@@ -21,14 +21,14 @@ from peers import PEERS, versions
 from torch import Generator, Tensor, nn
 
 from maelib.data.augment import Augment
-from maelib.data.images import StepSampler, drawn_pool, prefetch
+from maelib.data.images import DrawnImages, StepSampler, prefetch
 from maelib.losses import masked_mse, target_patches
 from maelib.masking import MASKS, mask_from_pixels, mask_to_pixels
 from maelib.metrics import hole_psnr
 from maelib.model import CONFIGS, MAEConfig
 from maelib.patches import unpatchify
 from maelib.repair.evaluate import HOLES, drawn_test_images, evaluation_holes
-from maelib.training.devices import native_bf16
+from maelib.training.launch import native_bf16
 from maelib.training.optim import make_optimizers
 
 BATCH = 32  # images
@@ -74,7 +74,7 @@ class Learner:
         optimizer, lr = ("muon", 4e-3) if name.endswith("its recipe") else ("adamw", config.lr)
         self.optimizers = make_optimizers(self.model, optimizer, lr, 0.01)
         self.lr, self.spent, self.step = lr, 0.0, 0
-        self.pool, self.augment = drawn_pool(config.drawn, config.shape.img_size), Augment()
+        self.pool, self.augment = DrawnImages(config.drawn, config.shape.img_size), Augment()
 
     def copy(self) -> "Learner":
         """A learner that goes on from here by itself."""
@@ -91,13 +91,13 @@ class Learner:
             share = rate(self.spent)
             for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
                 group["lr"] = self.lr * share
-            self._step(next(batches)[0])
+            self._step(next(batches)[1])
             self.spent = before + time.process_time() - began
         batches.close()
 
     def _step(self, pixels: Tensor) -> None:
         generator = Generator().manual_seed(self.config.seed * 1_000_003 + self.step)
-        images = self.augment(pixels, self.config.shape.img_size, generator)
+        images, _ = self.augment(pixels, self.config.shape.img_size, generator)
         ratio = 0.25 + 0.5 * torch.rand((), generator=generator).item()
         mask = MASKS["mixed"](len(images), self.config.shape.grid_size, ratio, generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=native_bf16(torch.device("cpu"))):
@@ -117,7 +117,7 @@ def score(model: nn.Module, config: TimeConfig, images: Tensor) -> dict[str, flo
     for kind in HOLES:
         mask = mask_from_pixels(evaluation_holes(kind, images, size), size)
         hidden, parts = mask.sum(dim=1), []
-        for count in hidden.unique():  # peers need rows that hide equally many; wedges leave some with fewer
+        for count in hidden.unique():  # peers need rows that hide equally many; border fill leaves some with fewer
             rows = hidden == count
             hole = mask_to_pixels(mask[rows], size, grid)
             repaired = unpatchify(model(images[rows], mask[rows]), size, grid).clamp(0, 1)
@@ -146,7 +146,7 @@ def climb(name: str, config: TimeConfig) -> list[tuple[int, dict[str, float]]]:
 
 def climb_all(config: TimeConfig) -> dict[str, list[tuple[int, dict[str, float]]]]:
     """Every model's points; all are at work at a time, so that whatever slows one slows all."""
-    drawn_pool(config.drawn, config.shape.img_size)  # drawn once, for all
+    DrawnImages(config.drawn, config.shape.img_size)  # drawn once, for all
     with ProcessPoolExecutor(len(config.peers), mp_context=get_context("spawn")) as pool:
         return dict(zip(config.peers, pool.map(climb, config.peers, [config] * len(config.peers)), strict=True))
 

@@ -15,8 +15,7 @@ from common import RESULTS, cpu_seconds, machine, shown
 from maelib.files import write_atomic
 from maelib.transfer.compare import FinetuneConfig, ProbeConfig, Result, compare, standard_error, table
 from maelib.transfer.labelled import DATA_SETS, IGNORED
-from maelib.weights.checkpoint import bundled_checkpoint
-from maelib.weights.published import load_model
+from maelib.weights import bundled_checkpoint, load_model
 
 ROWS = (
     ProbeConfig("style", labels=60),
@@ -54,10 +53,10 @@ def verdict(result: Result) -> str:
 
 def always_other(test: int, checkpoint: Path) -> float:
     """Score in [0, 1] of calling every patch of the segmentation's test images "other"."""
-    data, (model, _) = DATA_SETS["segmentation"], load_model(checkpoint)
+    data, model = DATA_SETS["segmentation"], load_model(checkpoint)
     targets = data.test(test, model.config, Path()).targets
-    counts = torch.zeros(len(data.classes), len(data.classes))
-    counts[:, 0] = torch.bincount(targets[targets != IGNORED], minlength=len(data.classes))
+    counts = torch.zeros(data.classes, data.classes)
+    counts[:, 0] = torch.bincount(targets[targets != IGNORED], minlength=data.classes)
     return data.score(counts)
 
 

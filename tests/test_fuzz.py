@@ -1,18 +1,18 @@
-"""What once broke a reader breaks it no more, and `make fuzz` notices what it is there to notice."""
+"""A file that once broke a reader breaks it no more, and `make fuzz` finds planted faults."""
 
 import os
 import subprocess
 import sys
 import textwrap
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from fuzz import ENGINES, fault, peak
+from fuzz import fault, peak
 from fuzz_targets import TARGETS, Target
 from hypothesis import strategies as st
 
+ROOT = Path(__file__).parents[1]
 CORPUS = Path(__file__).parent / "corpus"
 KEPT = sorted(path for path in CORPUS.rglob("*") if path.is_file())
 
@@ -23,15 +23,10 @@ def test_a_file_that_broke_a_reader_causes_the_promised_error_or_none(path, tmp_
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_good_and_nasty_files_that_fuzzing_begins_with_break_no_reader(name, tmp_path):
-    faults = {fault(TARGETS[name], data, tmp_path) for data in TARGETS[name].seeds}
-    assert faults == {None}
-
-
-@pytest.mark.parametrize("name", TARGETS)
-def test_a_reader_takes_at_least_one_of_them(name, tmp_path):
-    target = replace(TARGETS[name], promised=())
-    assert None in {fault(target, data, tmp_path) for data in target.seeds}
+def test_the_files_that_fuzzing_starts_from_break_no_reader_and_one_is_good(name, tmp_path):
+    target = TARGETS[name]
+    assert {fault(target, data, tmp_path) for data in target.seeds} == {None}
+    assert None in {fault(replace(target, promised=()), data, tmp_path) for data in target.seeds}
 
 
 def test_the_corpus_stays_small():
@@ -52,14 +47,6 @@ def unpickle(path):
     import pickle
 
     pickle.loads(path.read_bytes())
-
-
-def run(path):
-    exec(compile(path.read_bytes(), "text", "exec"))
-
-
-def start(path):
-    subprocess.run([sys.executable, "-c", ""])
 
 
 def write(path):
@@ -94,8 +81,6 @@ def swallow(path):
         (unnamed, b"x", "raised ValueError in test_fuzz.unnamed without the file's name"),
         (unpickle, b"cos\ngetcwd\n(tR.", "caused pickle.find_class"),
         (swallow, b"cos\nno_such_function\n(tR.", "caused pickle.find_class"),
-        (run, b"1", "caused exec"),
-        (start, b"", "caused subprocess.Popen"),
         (write, b"", "caused open"),
         (hang, b"", "took more than 2 s in test_fuzz.hang"),
         (hoard, b"", "took more than 100 MB"),
@@ -108,34 +93,20 @@ def test_a_broken_promise_is_noticed(read, data, wrong, tmp_path):
 
 
 PLANTED = """
-    from fuzz_targets import Bomb, Target, edited
-    import os, pickle
-
-    SEEDS = (b"good", pickle.dumps({"good": 1}))
-
-    def keep(path):
-        if not path.read_bytes().startswith(b"good"):
-            raise ValueError(path.name)
+    from fuzz_targets import Target, edited
+    import os
 
     def break_promise(path):
         if len(path.read_bytes()) > 30:
             raise KeyError(path.name)
 
-    def unpickle(path):
-        try:
-            pickle.loads(path.read_bytes())
-        except Exception:
-            raise ValueError(path.name) from None
-
     def die(path):
         if len(path.read_bytes()) > 30:
             os.abort()
 
+    SEEDS = (b"good", b"bad" * 5)
     TARGETS = {
-        read.__name__: Target(read, (ValueError,), "file.bin", seeds, edited(seeds))
-        for read, seeds in (
-            (keep, SEEDS), (break_promise, SEEDS), (die, SEEDS), (unpickle, (*SEEDS, pickle.dumps(Bomb())))
-        )
+        read.__name__: Target(read, (ValueError,), "file.bin", SEEDS, edited(SEEDS)) for read in (break_promise, die)
     }
 """
 
@@ -143,22 +114,16 @@ PLANTED = """
 @pytest.mark.slow
 def test_planted_faults_are_reported_and_kept(tmp_path):
     (tmp_path / "planted.py").write_text(textwrap.dedent(PLANTED))
-    root = Path(__file__).parents[1]
-    words = ["--seconds", "60", "--targets", "planted", "--out", tmp_path / "fuzz.md", "--corpus", tmp_path / "corpus"]
-    places = os.pathsep.join(map(str, (root, root / "benchmarks", tmp_path)))
+    words = ["--seconds", "30", "--targets", "planted", "--out", tmp_path / "fuzz.md", "--corpus", tmp_path / "corpus"]
+    places = os.pathsep.join(map(str, (ROOT, ROOT / "benchmarks", tmp_path)))
     done = subprocess.run(
-        [sys.executable, root / "benchmarks" / "fuzz.py", *words],
-        env={**os.environ, "PYTHONPATH": places}, capture_output=True, text=True,
+        [sys.executable, ROOT / "benchmarks" / "fuzz.py", *words],
+        env={**os.environ, "PYTHONPATH": places}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
     report = (tmp_path / "fuzz.md").read_text()
-    rows = {line.split(" | ")[0]: line.split(" | ")[1:] for line in report.splitlines()}
-    assert [rows[f"| {name}"][3] for name in ("keep", "break_promise")] == ["0", "1"]
     assert "- break_promise: raised KeyError in planted.break_promise" in report
-    assert "- unpickle: caused pickle.find_class" in report
     assert "- die: ended the process" in report
-    for engine, count in zip(ENGINES, rows["| keep"][1:3], strict=True):
-        assert (int(count.replace(",", "")) > 100) if find_spec(engine) else (count == "none")
     kept = {folder.name: [path.read_bytes() for path in folder.iterdir()] for folder in (tmp_path / "corpus").iterdir()}
-    assert set(kept) == {"break_promise", "die", "unpickle"}
+    assert set(kept) == {"break_promise", "die"}
     assert min(map(len, kept["break_promise"])) == 31, "shrunk as far as it goes"

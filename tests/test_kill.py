@@ -11,12 +11,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pytest
+from tiny import fill_folder
 
 from maelib.cli import main
-from maelib.facades import draw_images
-from maelib.weights.checkpoint import load_tensors
+from maelib.weights import load_tensors
 
 SMALL = {"img-size": 32, "embed-dim": 32, "num-heads": 2, "depth": 1, "decoder-embed-dim": 16, "decoder-num-heads": 1}
 EVERY, STEPS = 3, 30
@@ -63,10 +62,10 @@ def finish(folder: Path, out: Path, steps: int = STEPS) -> None:
 
 
 def assert_same(out: Path, whole: Path) -> None:
-    """Weights, what is told of them and the log are alike to the bit, and no file is left that nobody needs."""
+    """Weights, their metadata and the log are alike to the bit, and no half-written file is left."""
     for name in ("model", "best"):
-        (tensors, about), (expected, told) = (load_tensors(path / f"{name}.safetensors") for path in (out, whole))
-        assert about == told
+        (tensors, metadata), (expected, same) = (load_tensors(path / f"{name}.safetensors") for path in (out, whole))
+        assert metadata == same
         assert tensors.keys() == expected.keys()
         assert all(tensors[key].equal(tensor) for key, tensor in expected.items())
     assert (out / "log.csv").read_text() == (whole / "log.csv").read_text()
@@ -75,10 +74,7 @@ def assert_same(out: Path, whole: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("facades")
-    for i, image in enumerate(draw_images(range(16), 32)):
-        np.save(path / f"{i:02d}.npy", image)
-    return path
+    return fill_folder(tmp_path_factory.mktemp("facades"), 16)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from maelib.masking import (
     exclude_patches,
     grid_mask,
     hidden_count,
+    hole_boxes,
     mask_from_pixels,
     mask_to_pixels,
     random_mask,
@@ -41,8 +42,7 @@ def test_every_strategy_hides_exactly_the_requested_share(name, grid, ratio, see
 @pytest.mark.parametrize("ratio", [0.1, 0.25, 0.4, 0.5])
 @pytest.mark.parametrize("name", EXACT)
 def test_no_patch_is_hidden_too_seldom_or_nearly_always(name, grid, ratio):
-    mask = MASKS[name](4000, grid, ratio, seeded())
-    frequency = mask.float().mean(dim=0)
+    frequency = MASKS[name](4000, grid, ratio, seeded()).float().mean(dim=0)
     assert frequency.min() >= 0.3 * ratio
     assert frequency.max() <= 0.9
 
@@ -84,17 +84,12 @@ def test_the_generator_decides_and_the_global_one_is_left_alone(name):
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), state)
+    if torch.cuda.is_available():
+        assert MASKS[name](2, (8, 8), 0.4, torch.Generator("cuda")).device.type == "cpu"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-@pytest.mark.parametrize("name", MASKS)
-def test_a_generator_on_the_gpu_will_do(name):
-    assert MASKS[name](2, (8, 8), 0.4, torch.Generator("cuda")).device.type == "cpu"
-
-
-@given(st.integers(0, 15), st.integers(0, 23), st.integers(1, 4))
-def test_a_pixel_hides_the_patch_it_lies_in_and_no_other(row, col, size_index):
-    size = (1, 2, 4, 8)[size_index - 1]
+@given(st.integers(0, 15), st.integers(0, 23), st.sampled_from([1, 2, 4, 8]))
+def test_a_pixel_hides_the_patch_it_lies_in_and_no_other(row, col, size):
     hole = torch.zeros(1, 16, 24, dtype=torch.bool)
     hole[0, row, col] = True
     mask = mask_from_pixels(hole, size)
@@ -106,7 +101,7 @@ def test_a_pixel_hides_the_patch_it_lies_in_and_no_other(row, col, size_index):
 
 @settings(deadline=None)
 @given(st.integers(1, 6), st.integers(2, 30), st.integers(0, 99))
-def test_visible_first_keeps_order_and_can_be_undone(batch, total, seed):
+def test_split_ids_keeps_the_order_and_can_be_undone(batch, total, seed):
     mask = torch.rand(batch, total, generator=seeded(seed)) < 0.5
     mask[:, 0] = False
     ids_keep, ids_restore = split_ids(mask)
@@ -118,14 +113,39 @@ def test_visible_first_keeps_order_and_can_be_undone(batch, total, seed):
     assert torch.equal(shuffled.gather(1, ids_restore), mask)
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(EXACT), st.integers(2, 9), st.floats(0, 1), st.integers(0, 99))
+def test_invalid_patches_are_never_hidden_and_every_row_hides_what_else_it_can(name, side, share, seed):
+    generator = seeded(seed)
+    mask = MASKS[name](6, (side, side), 0.5, generator)
+    invalid = torch.rand(6, side * side, generator=generator) < share
+    kept = exclude_patches(mask, invalid)
+    assert not (kept & invalid).any()
+    for row, wanted, valid in zip(kept, mask & ~invalid, ~invalid, strict=True):
+        if wanted.any():
+            assert torch.equal(row, wanted)
+        else:
+            assert row.sum() == min(1, int(valid.sum()))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 999), st.sampled_from([1, 4, 8]), st.integers(0, 3), st.sampled_from([(32, 48), (30, 41)]))
+def test_a_box_reaches_its_margin_or_the_border_and_no_further(seed, stride, margins, size):
+    hole = torch.rand(5, *size, generator=seeded(seed)) < 0.002
+    hole[0] = False
+    for found, image in zip(hole_boxes(hole, margins * stride, stride).tolist(), hole, strict=True):
+        expected = []
+        for at, side in zip(image.nonzero().T.tolist(), size, strict=True) if image.any() else ():
+            places = [i // stride for i in at]  # of a grid whose places are `stride` pixels wide
+            first, last = (min(places) - margins) * stride, (max(places) + 1 + margins) * stride
+            expected += [max(first, 0), min(last, side)] if side % stride == 0 else [0, side]
+        assert found == (expected or [0, 0, 0, 0])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (
-            lambda: random_mask(1, (2, 2), 1.0),
-            "mask_ratio 1.0 of 4 patches hides none or all; use a ratio between 0.25",
-        ),
-        (lambda: block_mask(1, (2, 2), 0.0), "mask_ratio 0.0 of 4 patches"),
+        (lambda: random_mask(1, (2, 2), 1.0), "mask_ratio 1.0 of 4 patches hides none or all; use .* between 0.25"),
         (lambda: hidden_count((2, 2), float("nan")), "mask_ratio nan"),
         (lambda: hidden_count((8, 8), -0.5), "mask_ratio -0.5"),
         (lambda: hidden_count((1, 1), 0.5), "mask_ratio 0.5 of 1 patches"),
@@ -136,23 +156,3 @@ def test_visible_first_keeps_order_and_can_be_undone(batch, total, seed):
 def test_bad_input_is_named_with_its_cure(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.sampled_from(EXACT), st.integers(2, 9), st.floats(0, 1), st.integers(0, 99))
-def test_void_is_never_hidden_and_every_row_hides_what_else_it_can(name, side, share, seed):
-    generator = seeded(seed)
-    mask = MASKS[name](6, (side, side), 0.5, generator)
-    void = torch.rand(6, side * side, generator=generator) < share
-    kept = exclude_patches(mask, void)
-    assert not (kept & void).any()
-    for row in range(6):
-        if (mask & ~void)[row].any():
-            assert torch.equal(kept[row], (mask & ~void)[row])
-        else:
-            assert kept[row].sum() == min(1, int((~void)[row].sum()))
-
-
-def test_masks_without_void_stay_as_they_are():
-    mask = block_mask(8, (6, 6), 0.4, seeded())
-    assert torch.equal(exclude_patches(mask, torch.zeros_like(mask)), mask)

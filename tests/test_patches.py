@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from timm.layers import resample_abs_pos_embed
 
 from maelib.patches import (
     grid_size,
@@ -35,14 +36,6 @@ def test_patchify_equals_a_naive_loop():
             assert patch.tolist() == [int(x) for x in expected]
 
 
-def test_a_linear_layer_on_patches_is_a_strided_convolution():
-    convolution = torch.nn.Conv2d(3, 5, kernel_size=4, stride=4)
-    images = torch.rand(2, 3, 8, 12)
-    weight = convolution.weight.permute(0, 2, 3, 1).flatten(1)  # (D, C, p, p) -> (D, P) in patchify's order
-    ours = patchify(images, 4) @ weight.T + convolution.bias
-    torch.testing.assert_close(ours, convolution(images).flatten(2).transpose(1, 2))
-
-
 def test_sincos_positions_hold_column_then_row_as_sines_and_cosines():
     positions = sincos_positions((2, 3), 8)
     assert positions.shape == (6, 8)
@@ -51,14 +44,11 @@ def test_sincos_positions_hold_column_then_row_as_sines_and_cosines():
     torch.testing.assert_close(positions[5], torch.stack(expected))
 
 
-def test_interpolation_keeps_a_ramp_and_the_same_grid():
-    ramp = torch.linspace(0, 1, 8)[:, None].expand(8, 8).reshape(64, 1)
-    assert interpolate_positions(ramp, (8, 8), (8, 8)) is ramp
-    wide = interpolate_positions(ramp, (8, 8), (8, 16)).reshape(8, 16)
-    torch.testing.assert_close(wide, ramp.reshape(8, 8)[:, :1].expand(8, 16))
-    tall = interpolate_positions(ramp, (8, 8), (16, 8)).reshape(16, 8)
-    assert (tall.diff(dim=0) > -0.01).all()
-    assert abs(float(tall.mean()) - 0.5) < 1e-3
+@pytest.mark.parametrize("new", [(8, 6), (8, 12), (16, 6), (3, 5)])
+def test_positions_are_interpolated_as_timm_does(new):
+    positions = torch.randn(48, 16, generator=torch.Generator().manual_seed(0))
+    theirs = resample_abs_pos_embed(positions[None], new, old_size=(8, 6), num_prefix_tokens=0)[0]
+    torch.testing.assert_close(interpolate_positions(positions, (8, 6), new), theirs)
 
 
 @given(st.integers(-4, 4), st.integers(-4, 4))
@@ -73,29 +63,25 @@ def test_rotary_attention_depends_on_the_offset_alone(down, right):
     torch.testing.assert_close(products, products[:1].expand_as(products), atol=1e-4, rtol=1e-4)  # float32 sines
 
 
-def test_rotary_attention_tells_offsets_apart():
+def test_rotation_tells_offsets_apart_and_keeps_lengths():
     query, key = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
-    angles = rotary_angles((7, 7), 16)[None]
-    products = rotate(key.expand(1, 1, 49, 16), angles)[0, 0] @ query  # a query in the corner, keys everywhere
+    rotated = rotate(key.expand(1, 1, 49, 16), rotary_angles((7, 7), 16)[None])[0, 0]
+    products = rotated @ query  # a query in the corner, keys everywhere
     assert len(products.mul(1e4).round().unique()) > 40
-
-
-def test_rotation_keeps_lengths():
-    x = torch.randn(2, 3, 6, 8)
-    torch.testing.assert_close(rotate(x, rotary_angles((2, 3), 8)[None]).norm(dim=-1), x.norm(dim=-1))
+    torch.testing.assert_close(rotated.norm(dim=-1), key.norm().expand(49))
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: grid_size(225, 16), "img_size 225 is not a multiple of patch_size 16; use 224 or 240"),
-        (lambda: grid_size((32, 8), 16), "img_size 8 is not a multiple of patch_size 16; use 16"),
+        (lambda: grid_size(225, 16), "img_size 225 .* patch_size 16; use 224 or 240"),
+        (lambda: grid_size((32, 8), 16), "img_size 8 .* patch_size 16; use 16"),
         (lambda: grid_size(32, 0), "patch_size 0 is below 1"),
-        (lambda: patchify(torch.rand(3, 8, 8), 4), r"images have shape \(3, 8, 8\), expected \(B, C, H, W\)"),
-        (lambda: patchify(torch.rand(1, 3, 9, 8), 4), "img_size 9 is not a multiple of patch_size 4; use 8 or 12"),
+        (lambda: patchify(torch.rand(3, 8, 8), 4), r"\(3, 8, 8\), expected \(B, C, H, W\)"),
+        (lambda: patchify(torch.rand(1, 3, 9, 8), 4), "img_size 9 .* use 8 or 12"),
         (lambda: unpatchify(torch.rand(1, 5, 12), 2, (2, 3)), "5 patches do not fill a grid of 2 x 3 = 6"),
         (lambda: unpatchify(torch.rand(1, 6, 13), 2, (2, 3)), "13 values does not hold 2 x 2 pixels"),
-        (lambda: sincos_positions((2, 2), 6), "dim 6 is not a multiple of 4; use 8"),
+        (lambda: sincos_positions((2, 2), 6), "dim 6 .* use 8"),
         (lambda: rotary_angles((2, 2), 10), "head_dim 10 is not a multiple of 4"),
     ],
 )

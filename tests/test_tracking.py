@@ -1,4 +1,4 @@
-"""Trackers: a run offline, without account or network, holds what the notebook shows."""
+"""Trackers: a run offline, without account or network, holds what a notebook shows."""
 
 import json
 import struct
@@ -7,22 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from accelerate.utils import LoggerType
-from unwedged import draw_unwedged
+from tiny import fill_folder, tiny_run
 
-from maelib.model import MAEConfig
 from maelib.training.log import read_log, start_tracker
-from maelib.training.recipes import TrainConfig
 from maelib.training.train import train
+from maelib.weights import load_tensors
 
-SMALL = MAEConfig(img_size=32, embed_dim=16, depth=1, num_heads=1, decoder_embed_dim=16, decoder_depth=1,
-                  decoder_num_heads=1)  # fmt: skip
+wandb = pytest.importorskip("wandb", reason="wandb is not installed; pip install maelib[wandb]")
 
 
 def read_wandb(path: Path) -> tuple[dict, list[dict]]:
-    """Configuration and rows of a run's file: records in 32 KiB blocks, cut into pieces (the log format of LevelDB)."""
+    """Configuration and rows of a run's file: records in 32 KiB blocks, cut into pieces (as LevelDB's logs)."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data, at, whole, config, rows = path.read_bytes(), 7, b"", {}, []
@@ -42,65 +39,58 @@ def read_wandb(path: Path) -> tuple[dict, list[dict]]:
 
 
 @pytest.fixture
-def config(tmp_path):
-    (tmp_path / "facades").mkdir()
-    for i, image in enumerate(draw_unwedged(12, 32)):
-        np.save(tmp_path / "facades" / f"{i}.npy", image)
-    return TrainConfig(
-        out=tmp_path / "run", model=SMALL, data=tmp_path / "facades", steps=4, batch_size=4, eval_every=2,
-        precision="float32", mse_weight=0.6, perceptual_weight=0.4, vgg="random", vgg_layers=("relu1_1",),
+def config(tmp_path, monkeypatch):
+    """A run of somebody who has not logged in."""
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tiny_run(
+        fill_folder(tmp_path / "facades", 12), tmp_path / "run", steps=4, eval_every=2, mse_weight=0.6,
+        perceptual_weight=0.4, vgg="random", vgg_layers=("relu1_1",), track="wandb",
     )  # fmt: skip
 
 
-def test_an_offline_run_of_wandb_holds_configuration_terms_rate_and_pictures(config, monkeypatch):
-    pytest.importorskip("wandb", reason="wandb is not installed; pip install maelib[wandb]")
-    for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(config.out.parent))  # nobody has logged in there
-    train(replace(config, track="wandb"))
+def test_an_offline_run_holds_settings_terms_learning_rate_and_pictures_and_changes_nothing(config):
+    train(config)
     (run,) = (config.out / "wandb").glob("offline-run-*")
     (file,) = run.glob("*.wandb")
-    told, rows = read_wandb(file)
-    for _ in range(60):  # its writer is another process, which may be behind
+    logged = read_log(config.out / "log.csv")
+    for _ in range(60):  # another process writes the file, and may be behind
+        settings, rows = read_wandb(file)
         if any(row.get("step") == 4 for row in rows):
             break
         time.sleep(0.5)
-        told, rows = read_wandb(file)
-    assert told["model.embed_dim"] == 16
-    assert told["perceptual_weight"] == 0.4
-    logged = read_log(config.out / "log.csv")
+    assert settings["model.embed_dim"] == 32
+    assert settings["perceptual_weight"] == 0.4
     for row in logged:
         (same,) = (other for other in rows if other.get("step") == row["step"])
         assert {name: same[name] for name in row} == pytest.approx(row)
-    assert {"lr", "train_mse", "train_perceptual", "val_mse", "val_perceptual"} <= {
-        name.split(" (")[0] for name in logged[0]
-    }
+    assert {"lr", "train_mse", "val_mse"} <= logged[0].keys()
     pictures = {path.name.split("_")[0] for path in (run / "files" / "media" / "images").glob("*.png")}
-    assert {name.split(" ")[0] for name in pictures} == {"original", "masked", "prediction", "repaired"}
+    assert pictures == {"original", "masked", "prediction", "repaired"}
+    plain = train(replace(config, out=config.out.with_name("plain"), track=None))
+    weights, expected = (load_tensors(path)[0] for path in (config.out / "model.safetensors", plain))
+    assert all(expected[name].equal(tensor) for name, tensor in weights.items())
 
 
-def test_tracking_changes_nothing_about_the_run(config):
-    pytest.importorskip("wandb", reason="wandb is not installed; pip install maelib[wandb]")
-    first = train(config).read_bytes()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "offline")
-        second = train(replace(config, out=config.out.with_name("tracked"), track="wandb"))
-    assert read_log(second.with_name("log.csv")) == read_log(config.out / "log.csv")
-    assert len(second.read_bytes()) >= len(first)  # the same weights, and the name of the tracker
+def test_a_resumed_run_continues_its_first_record(config):
+    train(config)
+    train(replace(config, steps=6, resume=True))
+    runs = {path.name.rpartition("-")[2] for path in (config.out / "wandb").glob("offline-run-*")}
+    assert len(runs) == 1
 
 
 @pytest.mark.parametrize("tracker", ["wandb", "all"])
-def test_files_of_wandb_go_into_the_run(tmp_path, tracker):
-    pytest.importorskip("wandb", reason="wandb is not installed; pip install maelib[wandb]")
+def test_the_files_of_wandb_lie_in_the_runs_folder(config, tracker):
     started = []
-    known = SimpleNamespace(log_with=[LoggerType.WANDB], init_trackers=lambda *told: started.append(told))
-    start_tracker(known, tracker, {"lr": 0.1}, tmp_path / "run")
-    ((_, config, options),) = started
-    assert config == {"lr": 0.1}
-    assert options["wandb"]["dir"] == str(tmp_path / "run")
+    known = SimpleNamespace(log_with=[LoggerType.WANDB], init_trackers=lambda *given: started.append(given))
+    start_tracker(known, replace(config, track=tracker, lr=0.1))
+    ((_, settings, options),) = started
+    assert settings["lr"] == 0.1
+    assert options["wandb"]["dir"] == str(config.out)
 
 
-def test_a_tracker_without_its_package_is_named_with_the_cure(tmp_path):
-    accelerator = SimpleNamespace(log_with=[], trackers=[])  # what accelerate makes of a package that is not there
-    with pytest.raises(ImportError, match="track 'aim' needs its package; pip install aim, or leave --track out"):
-        start_tracker(accelerator, "aim", {}, tmp_path)
+def test_a_tracker_without_its_package_is_named_with_the_cure(config):
+    accelerator = SimpleNamespace(log_with=[], trackers=[])  # what accelerate makes of a package that is missing
+    with pytest.raises(ImportError, match="track 'aim' needs its package; pip install aim, or omit --track"):
+        start_tracker(accelerator, replace(config, track="aim"))

@@ -1,31 +1,213 @@
-"""Published files: what fits goes in to the bit, and what does not is refused with its reason."""
+"""Checkpoints, ours and published ones: what fits goes in to the bit, and the rest is refused with its reason.
+
+The other libraries are the oracles: the same weights, images and mask must give the same numbers.
+"""
 
 import argparse
-import io
+import json
 import os
 import pickle
-import zipfile
-from dataclasses import replace
+import random
+import warnings
+from dataclasses import asdict, replace
 
-import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
-from test_layouts import SMALL, build
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from maelib.cli import main
 from maelib.facades import draw_images
-from maelib.masking import random_mask
-from maelib.model import CONFIGS, MaskedAutoencoder
-from maelib.patches import interpolate_positions
-from maelib.training import train
-from maelib.training.recipes import RECIPES, TrainConfig
-from maelib.weights.checkpoint import CheckpointError, save_model
-from maelib.weights.layouts import is_decoder, to_timm
-from maelib.weights.published import load_model, save_official, start_from
-from maelib.weights.reading import OFFICIAL, read_weights
+from maelib.losses import ReconstructionLoss
+from maelib.masking import block_mask, mask_to_pixels, random_mask
+from maelib.metrics import hole_psnr
+from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder
+from maelib.patches import unpatchify
+from maelib.training.recipes import RECIPES
+from maelib.weights import (
+    CheckpointError,
+    bundled_checkpoint,
+    load_model,
+    load_tensors,
+    save_model,
+    save_tensors,
+    start_from,
+)
+from maelib.weights.published import OFFICIAL, is_decoder, our_names
 
+FACADE = MAEConfig(img_size=16, embed_dim=16, depth=1, num_heads=1, decoder_embed_dim=16, decoder_depth=1,
+                   decoder_num_heads=1)  # fmt: skip
+VIT = MAEConfig(img_size=32, embed_dim=32, depth=2, num_heads=4, decoder_embed_dim=24, decoder_depth=3,
+                decoder_num_heads=2, class_token=True, rotary=False, norm_pix=True)  # fmt: skip
 VITS = ("vit_base", "vit_large", "vit_huge")
+CLOSE = {"atol": 1e-4, "rtol": 1e-4}  # float32, up to 12 blocks whose sums run in another order
+
+
+@pytest.fixture(autouse=True)
+def _vit_small(monkeypatch):
+    """A configuration as small as those of the published files are large."""
+    monkeypatch.setitem(CONFIGS, "vit_small", VIT)
+
+
+def build(config: MAEConfig, seed: int = 0) -> MaskedAutoencoder:
+    """A model in which no weight is left at a value that it shares with others, such as the biases' 0."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = MaskedAutoencoder(config).eval()
+        for parameter in model.parameters():
+            parameter.data += 0.02 * torch.randn_like(parameter)
+    return model
+
+
+def encoder_of(weights):
+    return {name: tensor for name, tensor in weights.items() if not is_decoder(name)}
+
+
+def same(model, weights):
+    own = model.state_dict()
+    return own.keys() == weights.keys() and all(torch.equal(own[name], weights[name]) for name in own)
+
+
+def saved(weights, path, **options):
+    torch.save(weights, path, **options)
+    return path
+
+
+# ------------------------------------------------------------------------------------------------- our checkpoints
+
+
+@pytest.mark.parametrize("wrappers", [(), (torch.compile,), (torch.compile, nn.DataParallel, torch.compile)])
+def test_a_checkpoint_needs_nothing_else_to_predict_the_same_to_the_bit(wrappers, tmp_path):
+    model, path = build(FACADE), tmp_path / "model.safetensors"
+    wrapped = model
+    for wrap in wrappers:
+        wrapped = wrap(wrapped)
+    save_model(path, wrapped, {"step": 7})
+    tensors, metadata = load_tensors(path)
+    assert same(model, tensors)
+    assert metadata == {"model": asdict(FACADE), "step": 7}
+    images, mask = torch.rand(2, 3, 16, 16), random_mask(2, (2, 2), 0.5)
+    before = torch.get_rng_state()
+    again = load_model(path)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert again.config == FACADE
+    assert not again.training
+    assert torch.equal(again(images, mask), model(images, mask))
+
+
+def test_tensors_of_any_type_and_their_metadata_come_back(tmp_path):
+    tensors = {"a": torch.arange(6).reshape(2, 3).T, "b": torch.tensor(1.5, dtype=torch.bfloat16)}
+    save_tensors(tmp_path / "x.safetensors", tensors, {"step": 3, "names": ["ä", "b"]})
+    read, metadata = load_tensors(tmp_path / "x.safetensors")
+    assert metadata == {"step": 3, "names": ["ä", "b"]}
+    assert all(torch.equal(read[name], tensor) and read[name].dtype == tensor.dtype for name, tensor in tensors.items())
+
+
+def test_no_turned_bit_goes_unnoticed(tmp_path):
+    model, path = build(FACADE), tmp_path / "model.safetensors"
+    save_model(path, model, {})
+    data, rng = path.read_bytes(), random.Random(0)
+    header = 8 + int.from_bytes(data[:8], "little")
+    for bit in rng.sample(range(8 * header), 150) + rng.sample(range(8 * header, 8 * len(data)), 50):
+        broken = bytearray(data)
+        broken[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(broken)
+        try:
+            read = load_model(path)
+        except CheckpointError:
+            continue
+        assert bit < 8 * header  # such as a space, or the name of the checksum: what is read is what was written
+        assert read.config == model.config
+        assert same(read, model.state_dict())
+
+
+def test_checkpoints_without_checksum_or_with_the_names_of_wrappers_are_read(tmp_path):
+    weights, path = build(FACADE).state_dict(), tmp_path / "old.safetensors"
+    wrapped = {f"_orig_mod.{name}".replace("blocks.0", "blocks.0._orig_mod"): t for name, t in weights.items()}
+    save_file(wrapped, path, {"maelib": json.dumps({"model": asdict(FACADE)})})
+    assert same(load_model(path), weights)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "lacking", "words"),
+    [
+        ({"step": 3, "losses": []}, None, "a run resumes from it; use model.safetensors"),
+        ({"model": asdict(FACADE) | {"colour": 1}}, None, "colour"),
+        ({"model": asdict(FACADE) | {"img_size": 17}}, None, "img_size 17 is not a multiple of patch_size 8"),
+        ({"model": asdict(FACADE) | {"depth": 2**23}}, None, f"depth 1 instead of {2**23}"),
+        ({"model": asdict(FACADE) | {"mlp_ratio": 1e9}}, None, "size mismatch for blocks.0.mlp.fc1.weight"),
+        ({"model": asdict(FACADE)}, "mask_token", "mask_token"),
+    ],
+)
+def test_a_file_that_is_not_what_it_describes_is_refused(metadata, lacking, words, tmp_path):
+    path, weights = tmp_path / "x.safetensors", build(FACADE).state_dict()
+    save_tensors(path, {name: tensor for name, tensor in weights.items() if name != lacking}, metadata)
+    with pytest.raises(CheckpointError, match=rf"x.safetensors cannot be read as a model: .*{words}"):
+        load_model(path)
+
+
+# ----------------------------------------------------------------------------------------- models of another size
+
+
+@pytest.mark.parametrize("positions", ["sincos", "learned"])
+@pytest.mark.parametrize("config", [FACADE, VIT], ids=["facade", "vit"])
+def test_a_model_for_larger_images_starts_with_the_same_predictions(config, positions, tmp_path):
+    config = replace(config, positions=positions)
+    source, target = build(config), build(replace(config, img_size=48), seed=1)
+    save_model(tmp_path / "source.safetensors", source, {})
+    with pytest.warns(UserWarning, match=rf"trained on {config.img_size} px in patches of 8 px.*resampled"):
+        start_from(target, tmp_path / "source.safetensors")
+    images, mask = torch.rand(2, 3, 48, 48), random_mask(2, (6, 6), 0.5)
+    torch.testing.assert_close(target(images, mask), source(images, mask))
+    save_model(tmp_path / "target.safetensors", target, {})
+    again = build(target.config, seed=2)
+    start_from(again, tmp_path / "target.safetensors")
+    assert same(again, target.state_dict())  # the resampled positions, not fresh ones
+
+
+def as_pictures(patches, side):
+    """Patches `(B, N, side**2 * 3)` as pictures `(B * N, 3, side, side)`, in values of their own."""
+    return patches.flatten(0, 1).unflatten(1, (side, side, 3)).permute(0, 3, 1, 2)
+
+
+def test_a_model_of_coarser_patches_sees_and_predicts_enlarged_patches(tmp_path):
+    """As if each patch were resized by itself on the way in, and each prediction on the way out."""
+    source, target = build(replace(FACADE, img_size=32)), build(replace(FACADE, img_size=64, patch_size=16), seed=1)
+    save_model(tmp_path / "source.safetensors", source, {})
+    with pytest.warns(UserWarning, match="resampled"):
+        start_from(target, tmp_path / "source.safetensors")
+
+    def enlarged(patches):
+        return F.interpolate(as_pictures(patches, 8), scale_factor=2, mode="bicubic", antialias=True)
+
+    patches, mask = torch.randn(1, 16, 8 * 8 * 3), random_mask(1, (4, 4), 0.5)
+    mean = source.pixel_mean[:, None, None]
+    small = source(unpatchify(patches, 8, (4, 4)) + mean, mask)
+    large = target(unpatchify(enlarged(patches).permute(0, 2, 3, 1).reshape(1, 16, -1), 16, (4, 4)) + mean, mask)
+    torch.testing.assert_close(as_pictures(large, 16), enlarged(small), **CLOSE)
+
+
+def test_a_model_that_starts_from_other_patches_repairs_nearly_as_well(tmp_path):
+    """From 8 to 16 px and back; random weights would lose about 10 dB."""
+
+    def repair(model):
+        size, side = model.config.img_size, model.config.patch_size
+        images = torch.from_numpy(draw_images(range(900_000_000, 900_000_004), size)).permute(0, 3, 1, 2) / 255
+        mask = block_mask(4, (12, 12), 0.25, torch.Generator().manual_seed(1))
+        return hole_psnr(model.reconstruct(images, mask), images, mask_to_pixels(mask, side, (12, 12))).mean()
+
+    path, model = bundled_checkpoint(), load_model(bundled_checkpoint())
+    for size, side, loss in ((192, 16, 1.5), (96, 8, 0.2)):
+        target = build(replace(model.config, img_size=size, patch_size=side), seed=1)
+        with pytest.warns(UserWarning, match="resampled"):
+            start_from(target, path)
+        assert repair(target) > repair(model) - loss
+        path = tmp_path / "resampled.safetensors"
+        save_model(path, target, {})
+
+
+# ------------------------------------------------------------------------------------------------- published files
 
 
 def official_shapes(name: str) -> dict[str, tuple[int, ...]]:
@@ -50,185 +232,149 @@ def official_shapes(name: str) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def official_file(path, name, encoder=False):
-    """A file of an official one's names and shapes in a few kilobytes: each tensor repeats one number."""
-    shapes = official_shapes(name).items()
-    weights = {key: torch.full((1,) * len(shape), 0.01).expand(shape) for key, shape in shapes}
-    torch.save({"model": to_timm(weights) if encoder else weights}, path)
-    assert path.stat().st_size < 1e6
-    return path
-
-
-def on_meta(config):
-    with torch.device("meta"):
-        return MaskedAutoencoder(config)
-
-
-def same(model, weights):
-    own = model.state_dict()
-    return own.keys() == weights.keys() and all(torch.equal(own[name], weights[name]) for name in own)
-
-
 @pytest.mark.parametrize("name", VITS)
 def test_our_configurations_are_the_official_ones_key_for_key(name):
-    ours = {key: tuple(tensor.shape) for key, tensor in on_meta(CONFIGS[name]).state_dict().items()}
-    assert ours == official_shapes(name)
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        ours = MaskedAutoencoder(CONFIGS[name]).state_dict()
+        patch = CONFIGS[name].patch_size
+        theirs = timm.create_model(f"{name}_patch{patch}_224.mae", pretrained=False).state_dict()
+    assert {key: tuple(tensor.shape) for key, tensor in ours.items()} == official_shapes(name)
+    assert {key: tensor.shape for key, tensor in encoder_of(ours).items()} == {k: t.shape for k, t in theirs.items()}
 
 
-@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
-@pytest.mark.parametrize("name", VITS)
-def test_an_official_file_fills_its_configuration_and_no_other(name, tmp_path):
-    path = official_file(tmp_path / f"mae_visualize_{name}.pth", name)
-    assert start_from(on_meta(replace(CONFIGS[name], norm_pix=False)), path) == []
-    other = "vit_large" if name == "vit_base" else "vit_base"
-    message = rf"cls_token has shape .*, expected .* \(mismatches: \d+\); it holds a {name}, .* --recipe {name}\)"
-    with pytest.raises(CheckpointError, match=message):
-        start_from(on_meta(CONFIGS[other]), path)
-    encoder = official_file(tmp_path / f"mae_pretrain_{name}.pth", name, encoder=True)
-    (note,) = start_from(on_meta(CONFIGS[name]), encoder)  # predicts nothing: any kind of pixels
-    assert note == f"{encoder} holds an encoder alone: the decoder starts from random weights"
+def test_an_official_file_makes_the_vit_that_timm_computes(tmp_path):
+    timm = pytest.importorskip("timm")
+    generator = torch.Generator().manual_seed(0)
+    weights = {name: torch.empty(shape) for name, shape in official_shapes("vit_base").items()}
+    for name, tensor in weights.items():
+        tensor.normal_(float("norm" in name and name.endswith("weight")), 0.02, generator=generator)
+    path = saved({"model": weights}, tmp_path / "mae_visualize_vit_base.pth")
+    model = load_model(path)
+    path.unlink()
+    assert model.config == replace(CONFIGS["vit_base"], norm_pix=False)
+    assert same(model, weights)
+    with torch.device("meta"):  # all its weights are ours
+        theirs = timm.create_model("vit_base_patch16_224.mae", pretrained=False).eval()
+    theirs.load_state_dict(encoder_of(weights), assign=True)
+    images, normalised, *_ = batch(model.config)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs.forward_features(normalised), model.encode(images), **CLOSE)
 
 
-def test_a_file_alone_makes_the_model_that_it_is_of(tmp_path):
-    model, notes = load_model(official_file(tmp_path / "mae_visualize_vit_base.pth", "vit_base"))
-    assert (model.config, notes, model.training) == (replace(CONFIGS["vit_base"], norm_pix=False), [], False)
-    assert all((tensor == torch.tensor(0.01)).all() for tensor in model.state_dict().values())
-    save_model(tmp_path / "ours.safetensors", build(SMALL), {})
-    model, notes = load_model(tmp_path / "ours.safetensors")
-    assert same(model, build(SMALL).state_dict())
-    assert notes == []
+PREFIXES = ("module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.")
 
 
-@pytest.mark.parametrize("form", ["official", "bare", "old", "safetensors", "DataParallel", "compiled", "training"])
+@pytest.mark.parametrize("form", ["official", "bare", "old", "safetensors", "training", *PREFIXES])
 def test_every_form_of_the_file_goes_in_to_the_bit(form, tmp_path):
-    source, target, path = build(SMALL), build(SMALL, seed=1), tmp_path / "weights"
+    source, target, path = build(VIT), build(VIT, seed=1), tmp_path / "weights"
     weights = source.state_dict()
-    if form == "official":
-        save_official(path, source)
-    elif form == "bare":
-        torch.save(weights, path)
-    elif form == "old":  # of torch before 1.6
-        torch.save({"model": weights}, path, _use_new_zipfile_serialization=False)
-    elif form == "safetensors":
+    found = {"bare": weights}.get(form, {"model": weights})
+    if form == "training":  # what main_pretrain.py of the authors leaves behind
+        optimizer, options = torch.optim.AdamW(source.parameters()), argparse.Namespace(norm_pix_loss=True)
+        found |= {"optimizer": optimizer.state_dict(), "epoch": 9, "args": options}
+    if form in PREFIXES:
+        found = {"state_dict": {form + name: tensor for name, tensor in weights.items()}}
+    if form == "safetensors":
         save_file(weights, path)
-    elif form == "DataParallel":
-        torch.save({"state_dict": torch.nn.DataParallel(source).state_dict()}, path)
-    elif form == "compiled":
-        torch.save({"model": {f"_orig_mod.{name}": tensor for name, tensor in weights.items()}}, path)
-    else:  # what main_pretrain.py of the authors leaves behind
-        optimizer = torch.optim.AdamW(source.parameters())
-        options = argparse.Namespace(norm_pix_loss=True, model="mae_vit_base_patch16")
-        torch.save({"model": weights, "optimizer": optimizer.state_dict(), "epoch": 9, "args": options}, path)
-    assert start_from(target, path) == []
+    else:  # old: of torch before 1.6
+        saved(found, path, _use_new_zipfile_serialization=form != "old")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        start_from(target, path)
     assert same(target, weights)
+    model = load_model(path)
+    assert same(model, weights)
+    assert model.config == replace(VIT, norm_pix=form == "training")  # plain pixels where nothing tells
 
 
-def test_what_we_save_is_an_official_file(tmp_path):
-    source = build(SMALL)
-    save_official(tmp_path / "ours.pth", source)
-    read = torch.load(tmp_path / "ours.pth", weights_only=True)
-    assert read.keys() == {"model"}
-    assert same(source, read["model"])
-    with pytest.raises(ValueError, match="rotary True and class_token False have no counterpart"):
-        save_official(tmp_path / "facade.pth", MaskedAutoencoder(CONFIGS["facade_tiny"]))
+def test_an_encoder_alone_starts_a_training_and_repairs_nothing(tmp_path):
+    source, target = build(VIT), build(VIT, seed=1)
+    decoder = {name: tensor.clone() for name, tensor in target.state_dict().items() if is_decoder(name)}
+    assert {"mask_token", "decoder_pos_embed", "decoder_pred.weight"} < decoder.keys()
+    path = saved({"model": encoder_of(source.state_dict())}, tmp_path / "encoder.pth")
+    with pytest.warns(UserWarning, match=r"encoder.pth holds an encoder alone: decoder_blocks, .*mask_token start"):
+        start_from(target, path)
+    assert same(target, encoder_of(source.state_dict()) | decoder)
+    with pytest.raises(CheckpointError, match=r"no decoder, so it cannot repair.*train --init .*encoder.pth.*mae_vis"):
+        load_model(path)
+    assert same(load_model(path, need_decoder=False).blocks, source.blocks.state_dict())
 
 
-def test_an_encoder_alone_leaves_the_decoder_as_it_was(tmp_path):
-    source, target = build(SMALL), build(SMALL, seed=1)
-    before = {name: tensor.clone() for name, tensor in target.state_dict().items() if is_decoder(name)}
-    assert {"mask_token", "decoder_pos_embed", "decoder_pred.weight"} < before.keys()
-    torch.save({"model": to_timm(source.state_dict())}, tmp_path / "encoder.pth")
-    (note,) = start_from(target, tmp_path / "encoder.pth")
-    assert "holds an encoder alone: the decoder starts from random weights" in note
-    assert same(target, to_timm(source.state_dict()) | before)
-
-
-def test_a_classifiers_head_is_left_out_with_a_note(tmp_path):
-    """As timm keeps it, and as the authors do: they move the final norm behind the pooling and train it anew."""
-    source, target = build(SMALL), build(SMALL, seed=1)
-    encoder = to_timm(source.state_dict())
-    head = {"head.weight": torch.zeros(1000, 32), "head.bias": torch.zeros(1000)}
-    torch.save(encoder | head, tmp_path / "timm.pth")
-    notes = start_from(target, tmp_path / "timm.pth")
-    assert notes[0].endswith("timm.pth holds a classifier: its head is left out")
-    assert len(notes) == 2
-    assert torch.equal(target.norm.weight, source.norm.weight)
-
-    target = build(SMALL, seed=1)
+@pytest.mark.parametrize("moved", [False, True], ids=["timm", "official"])
+def test_the_head_of_a_classifier_is_left_out(moved, tmp_path):
+    """The authors move the final norm behind the pooling and train it anew."""
+    source, target = build(VIT), build(VIT, seed=1)
     norm = target.norm.weight.clone()
-    moved = {name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: t for name, t in encoder.items()}
-    torch.save({"model": moved | head}, tmp_path / "mae_finetuned_vit.pth")
-    notes = start_from(target, tmp_path / "mae_finetuned_vit.pth")
-    assert notes[0].endswith("holds a classifier: its head is left out and the final norm starts anew")
-    assert torch.equal(target.norm.weight, norm)
-    assert torch.equal(target.blocks[1].mlp.fc2.weight, source.blocks[1].mlp.fc2.weight)
-
-
-def test_positions_of_another_grid_are_resampled_with_a_note(tmp_path):
-    source, target = build(SMALL), build(replace(SMALL, img_size=48))
-    save_official(tmp_path / "small.pth", source)
-    notes = start_from(target, tmp_path / "small.pth")
-    assert notes == [f"{name} was resampled from 4 x 4 patches to 6 x 6" for name in ("pos_embed", "decoder_pos_embed")]
-    expected = interpolate_positions(source.pos_embed[0, 1:], (4, 4), (6, 6))
-    torch.testing.assert_close(target.pos_embed[0], torch.cat([source.pos_embed[0, :1], expected]))
-    images, mask = torch.rand(2, 3, 48, 48), random_mask(2, (6, 6), 0.5)
-    torch.testing.assert_close(target(images, mask), source(images, mask))
-    save_model(tmp_path / "large.safetensors", target, {})
-    again = build(replace(SMALL, img_size=48), seed=1)
-    assert start_from(again, tmp_path / "large.safetensors") == []
-    assert same(again, target.state_dict())  # the resampled positions, not fresh ones
-
-
-def test_a_model_without_class_token_keeps_its_positions(tmp_path):
-    config = replace(SMALL, class_token=False)
-    torch.save(build(config).state_dict(), tmp_path / "ours.pth")
-    target = build(config, seed=1)
-    assert start_from(target, tmp_path / "ours.pth") == []
-    assert same(target, build(config).state_dict())
+    encoder = {f"fc_{name}" if moved and name.startswith("norm.") else name: tensor
+               for name, tensor in encoder_of(source.state_dict()).items()}  # fmt: skip
+    head = {"head.weight": torch.zeros(1000, 32), "head.bias": torch.zeros(1000)}
+    path = saved({"model": encoder | head}, tmp_path / "classifier.pth")
+    with pytest.warns(UserWarning, match="mask_token, norm start from" if moved else "mask_token start from"):
+        start_from(target, path)
+    assert torch.equal(target.norm.weight, norm if moved else source.norm.weight)
+    assert same(target.blocks, source.blocks.state_dict())
 
 
 def altered(**changes):
-    weights = build(SMALL).state_dict() | {name.replace("__", "."): t for name, t in changes.items()}
+    weights = build(VIT).state_dict() | {name.replace("__", "."): tensor for name, tensor in changes.items()}
     return {name: tensor for name, tensor in weights.items() if tensor is not None}
 
 
 ODD = {
-    "missing": (altered(blocks__1__mlp__fc2__bias=None), r"blocks.1.mlp.fc2.bias is missing \(mismatches: 1\); a part"),
-    "half a decoder": (altered(mask_token=None), r"mask_token is missing \(mismatches: 1\); a part was left"),
-    "unexpected": (altered(blocks__0__ls1__gamma=torch.ones(32)), r"blocks.0.ls1.gamma is not in the model .* it fits"),
-    "shape": (altered(norm__bias=torch.ones(8)), r"norm.bias has shape \(8,\), expected \(32,\) .* it fits none of"),
-    "positions": (altered(pos_embed=torch.ones(1, 15, 32)), r"pos_embed has shape \(1, 15, 32\), expected \(1, 17"),
-    "scalar": (altered(pos_embed=torch.tensor(1.0)), r"pos_embed has shape \(\), expected"),
-    "no third": (altered(vit__layers__0__attention__q_proj__bias=torch.ones(32)), "attn.query.bias is not in"),
-    "ResNet": ({"conv1.weight": torch.ones(1)}, "it holds no masked autoencoder but conv1.weight and the like"),
-    "numbers": ({"epoch": 3}, "holds no named weights but a dict"),
-    "list": ([torch.ones(1)], "holds no named weights but a list"),
+    "missing": (altered(blocks__1__mlp__fc2__bias=None), "Missing.*blocks.1.mlp.fc2.bias"),
+    "half a decoder": (altered(mask_token=None), "Missing.*mask_token"),
+    "unexpected": (altered(blocks__0__ls1__gamma=torch.ones(32)), "Unexpected.*blocks.0.ls1.gamma"),
+    "shape": (altered(norm__bias=torch.ones(8)), r"norm.bias.*\[8\].*\[32\]"),
+    "positions": (altered(pos_embed=torch.ones(1, 15, 32)), r"pos_embed.*15, 32"),
+    "scalar": (altered(pos_embed=torch.tensor(1.0)), "pos_embed"),
+    "no third": (altered(vit__layers__0__attention__q_proj__bias=torch.ones(32)), "Unexpected.*attn.q.bias"),
+    "ResNet": ({"conv1.weight": torch.ones(1)}, r"lacks patch_embed.*but holds \['conv1.weight'\]"),
+    "head alone": ({"head.weight": torch.ones(1)}, r"lacks patch_embed.*but holds \[\]"),
+    "numbers": ({"epoch": 3}, "dict without named weights.*state dict"),
+    "list": ([torch.ones(1)], "list without named weights"),
+    "sparse": (altered(pos_embed=torch.ones(1, 17, 32).to_sparse()), "pos_embed is sparse"),
+    "no data": (altered(pos_embed=torch.ones(1, 17, 32, device="meta")), "pos_embed is sparse.* or without data"),
+    "8.8 TB": (altered(pos_embed=torch.ones(1, 1, 1).expand(1, 1 + 2**36, 32)), "pos_embed is .*expanded"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ODD)
-def test_weights_that_do_not_fit_are_refused_with_the_first_mismatch_and_its_cause(kind, tmp_path):
-    found, message = ODD[kind]
-    torch.save(found, tmp_path / "odd.pth")
-    model = build(SMALL, seed=1)
-    with pytest.raises(CheckpointError, match=message):
-        start_from(model, tmp_path / "odd.pth")
-    assert same(model, build(SMALL, seed=1).state_dict())  # untouched
+def test_weights_that_do_not_fit_are_refused_with_the_name_at_fault(kind, tmp_path):
+    found, words = ODD[kind]
+    path, model = saved(found, tmp_path / "odd.pth"), build(VIT, seed=1)
+    with pytest.raises(CheckpointError, match=f"odd.pth cannot be read as a model: .*{words}"):
+        start_from(model, path)
+    assert same(model, build(VIT, seed=1).state_dict())  # untouched
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"num_heads": 16}, "num_heads 12 there, 16 here; make them the same"),
-        ({"decoder_num_heads": 8}, "decoder_num_heads 16 there, 8 here"),
-        ({"rotary": True}, "rotary False there, True here"),
-        ({"norm_pix": True}, "norm_pix False there, True here"),
-    ],
-)
-def test_what_shapes_do_not_show_is_compared_too(change, message, tmp_path):
-    path = official_file(tmp_path / "mae_visualize_vit_base.pth", "vit_base")
-    with pytest.raises(CheckpointError, match=message):
-        start_from(on_meta(replace(CONFIGS["vit_base"], **{"norm_pix": False} | change)), path)
+    "change",
+    [{"num_heads": 8}, {"decoder_num_heads": 4}, {"rotary": True}, {"norm_pix": False}, {"embed_dim": 64}, {"depth": 1}]
+)  # fmt: skip
+def test_a_model_of_another_shape_does_not_start_from_a_file(change, tmp_path):
+    """The number of heads, rotary positions and kind of pixels do not show in the shapes of published weights."""
+    (name, value), theirs = *change.items(), build(VIT)
+    paths = [tmp_path / "ours.safetensors", tmp_path / "mae_pretrain_vit_base_full.pth"]
+    save_model(paths[0], theirs, {})
+    saved({"model": theirs.state_dict()}, paths[1])
+    for path in paths:
+        words = f"{path}.*{name} {getattr(VIT, name)} instead of {value}; make them equal.*--recipe vit_small"
+        with pytest.raises(CheckpointError, match=words):
+            start_from(build(replace(VIT, **change)), path)
+
+
+def test_a_model_of_no_known_shape_is_filled_but_not_made(tmp_path):
+    config = replace(FACADE, embed_dim=8, decoder_embed_dim=8)
+    path = saved(build(config).state_dict(), tmp_path / "other.pth")
+    target = build(config, seed=1)
+    start_from(target, path)
+    assert same(target, build(config).state_dict())
+    with pytest.raises(CheckpointError, match=r"no configuration in facade_tiny, .*'embed_dim': 8.*start_from"):
+        load_model(path)
+
+
+# ------------------------------------------------------------------------------------------- damaged and hostile files
 
 
 class Bomb:
@@ -247,60 +393,141 @@ def test_a_file_with_code_in_it_is_refused_and_never_run(form, tmp_path):
     if form == "pickle":
         path.write_bytes(pickle.dumps({"model": bomb}, protocol=2))
     elif form == "module":
-        torch.save(torch.nn.Linear(2, 2), path)
+        saved(nn.Linear(2, 2), path)
     else:
-        torch.save({"model": {}, "x": bomb}, path, _use_new_zipfile_serialization=form == "new")
+        saved({"model": {}, "x": bomb}, path, _use_new_zipfile_serialization=form == "new")
     culprit = "torch.nn.modules.linear.Linear" if form == "module" else r"\w+.system"
-    with pytest.raises(CheckpointError, match=rf"holds more than weights \({culprit}\), .* so it is refused; ask"):
-        read_weights(path)
+    with pytest.raises(CheckpointError, match=rf"weights.pth holds more than weights \({culprit}\).*ask its maker"):
+        load_model(path)
     assert not (tmp_path / "exploded").exists()
     if form == "pickle":  # the bomb is live
         pickle.loads(path.read_bytes())
         assert (tmp_path / "exploded").exists()
 
 
-@pytest.mark.parametrize("old", [False, True])
-@pytest.mark.parametrize("keep", [0, 3, 50, 0.5, 0.999])
-def test_a_truncated_file_is_refused(keep, old, tmp_path):
-    buffer = io.BytesIO()
-    torch.save({"model": build(SMALL).state_dict()}, buffer, _use_new_zipfile_serialization=not old)
-    data = buffer.getvalue()
-    (tmp_path / "cut.pth").write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
-    with pytest.raises(CheckpointError, match=r"cut.pth is no whole file of weights \(.+\); fetch it again"):
-        read_weights(tmp_path / "cut.pth")
+@pytest.mark.parametrize("form", ["new", "old", "safetensors", "ours"])
+@pytest.mark.parametrize("keep", [0, 4, 50, 0.5, 0.999])
+def test_a_truncated_file_is_refused(keep, form, tmp_path):
+    path = tmp_path / "cut"
+    if form == "ours":
+        save_model(path, build(FACADE), {})
+    elif form == "safetensors":
+        save_file(build(VIT).state_dict(), path)
+    else:
+        saved({"model": build(VIT).state_dict()}, path, _use_new_zipfile_serialization=form == "new")
+    data = path.read_bytes()
+    path.write_bytes(data[: keep if isinstance(keep, int) else int(keep * len(data))])
+    with pytest.raises(CheckpointError, match=r"cut is damaged .*again"):
+        load_model(path)
 
 
 def test_files_of_another_kind_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"gone.pth does not exist; check the path"):
-        start_from(build(SMALL), tmp_path / "gone.pth")
-    for content in (b"<!DOCTYPE html><title>Not found</title>", os.urandom(4096), b"PK\x03\x04" * 99):
+        start_from(build(VIT), tmp_path / "gone.pth")
+    for content in (b"<!DOCTYPE html>", random.Random(0).randbytes(4096), b"PK\x03\x04" * 99):
         (tmp_path / "page.pth").write_bytes(content)
-        with pytest.raises(CheckpointError, match="is no whole file of weights"):
-            read_weights(tmp_path / "page.pth")
-    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
-        archive.writestr("photo.jpg", "")
-    with pytest.raises(CheckpointError, match="is no whole file of weights"):
-        read_weights(tmp_path / "photos.zip")
-    save_file(build(SMALL).state_dict(), tmp_path / "cut.safetensors")
-    whole = (tmp_path / "cut.safetensors").read_bytes()
-    (tmp_path / "cut.safetensors").write_bytes(whole[:-1])
-    with pytest.raises(CheckpointError, match="is no whole safetensors file"):
-        start_from(build(SMALL), tmp_path / "cut.safetensors")
+        with pytest.raises(CheckpointError, match=r"page.pth is damaged"):
+            load_model(tmp_path / "page.pth")
+    save_file({"w": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(CheckpointError, match=r"other.safetensors was not written by maelib"):
+        load_tensors(tmp_path / "other.safetensors")
 
 
-@pytest.mark.parametrize(
-    "odd",
-    [
-        torch.ones(1, 1, 1).expand(1, 1 + 2**36, 32),  # 8.8 TB of a square grid, out of four bytes
-        torch.ones(1, 17, 32).to_sparse(),
-        torch.ones(1, 17, 32, device="meta"),
-    ],
-    ids=["repeated", "sparse", "without data"],
-)
-def test_what_is_no_plain_array_of_numbers_is_refused(odd, tmp_path):
-    torch.save({**MaskedAutoencoder(SMALL).state_dict(), "pos_embed": odd}, tmp_path / "odd.pth")
-    with pytest.raises(CheckpointError, match=r"odd.pth: pos_embed is no plain array of numbers"):
-        start_from(MaskedAutoencoder(SMALL), tmp_path / "odd.pth")
+# -------------------------------------------------------------------------------------------------- other libraries
+
+
+def batch(config: MAEConfig):
+    """Images, the same as other libraries take them, a mask, and the noise from which Hugging Face makes that mask."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(2, 3, config.img_size, config.img_size, generator=generator)
+    mean, std = (torch.tensor(x)[:, None, None] for x in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    mask = random_mask(2, config.grid_size, 0.75, generator)
+    return images, (images - mean) / std, mask, mask + 0.9 * torch.rand(mask.shape, generator=generator)
+
+
+def hugging_face(kind: str = "ViTMAEForPreTraining", norm_pix: bool = True):
+    """A model of Hugging Face in the shape of `VIT`, with weights of its own."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTMAEConfig(
+        image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
+        decoder_hidden_size=24, decoder_num_hidden_layers=3, decoder_num_attention_heads=2,
+        decoder_intermediate_size=96, layer_norm_eps=1e-6, norm_pix_loss=norm_pix, mask_ratio=0.75,
+    )  # fmt: skip
+    model, generator = getattr(transformers, kind)(config).eval(), torch.Generator().manual_seed(2)
+    for name, parameter in model.named_parameters():
+        parameter.data.normal_(float(name.endswith("weight") and "norm" in name), 0.04, generator=generator)
+    return model
+
+
+def written(model, form: str, folder):
+    """A file of the model's weights, under the names of the hub or those that it has in memory."""
+    model.save_pretrained(folder)
+    if form == "hub, safetensors":
+        return folder / "model.safetensors"
+    weights = load_file(folder / "model.safetensors") if form == "hub, bin" else model.state_dict()
+    return saved(weights, folder / "pytorch_model.bin")
+
+
+FORMS = ("hub, safetensors", "hub, bin", "memory, bin")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("norm_pix", [True, False])
+def test_predictions_loss_and_gradients_are_those_of_hugging_face(form, norm_pix, tmp_path):
+    theirs = hugging_face(norm_pix=norm_pix)
+    ours = load_model(written(theirs, form, tmp_path))
+    assert ours.config == replace(VIT, norm_pix=norm_pix)
+    images, normalised, mask, noise = batch(VIT)
+    answer = theirs(normalised, noise=noise)
+    assert torch.equal(answer.mask.bool(), mask)
+    prediction = ours(images, mask)
+    if not norm_pix:  # theirs are ImageNet-normalised, ours in [0, 1]
+        prediction = (prediction - ours.pixel_mean.repeat(64)) / ours.pixel_std.repeat(64)
+    torch.testing.assert_close(prediction, answer.logits, **CLOSE)
+    if norm_pix:
+        loss = ReconstructionLoss(ours.config)(prediction, images, mask)["loss"]
+        torch.testing.assert_close(loss, answer.loss, **CLOSE)
+        answer.loss.backward(), loss.backward()
+        # renaming is linear, so it renames gradients too
+        expected = our_names({name: p.grad for name, p in theirs.named_parameters() if p.grad is not None})
+        gradients = {name: p.grad for name, p in ours.named_parameters() if p.grad is not None}
+        assert gradients.keys() == expected.keys()
+        for name, gradient in gradients.items():
+            assert (gradient - expected[name]).norm() <= 1e-3 * expected[name].norm(), name
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_encoder_of_hugging_face_alone_computes_the_same_features(form, tmp_path):
+    theirs, target = hugging_face("ViTMAEModel"), build(VIT)
+    path = written(theirs, form, tmp_path)
+    with pytest.warns(UserWarning, match="holds an encoder alone"):
+        start_from(target, path)
+    images, normalised, mask, noise = batch(VIT)
+    answer = theirs(normalised, noise=noise)
+    torch.testing.assert_close(target.encode(images, mask)[:, 0], answer.last_hidden_state[:, 0], **CLOSE)
+
+
+def test_kind_of_pixels_that_hugging_face_describes_must_be_the_models(tmp_path):
+    path = written(hugging_face(), "hub, bin", tmp_path)
+    with pytest.raises(CheckpointError, match="norm_pix True instead of False"):
+        start_from(build(replace(VIT, norm_pix=False)), path)
+    (tmp_path / "config.json").write_text('{"norm_pix_loss": "yes"}')
+    with pytest.raises(CheckpointError, match=r"norm_pix_loss in .*config.json is 'yes', expected bool"):
+        load_model(path)
+
+
+def test_an_encoder_of_timm_computes_the_same_features(tmp_path):
+    timm = pytest.importorskip("timm")
+    theirs = timm.create_model(
+        "vit_base_patch16_224.mae", pretrained=False, img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4
+    ).eval()  # fmt: skip
+    theirs.pos_embed.data.normal_()
+    ours = load_model(saved(theirs.state_dict(), tmp_path / "timm.pth"), need_decoder=False)
+    images, normalised, *_ = batch(VIT)
+    torch.testing.assert_close(ours.encode(images), theirs.forward_features(normalised), **CLOSE)
+
+
+# ------------------------------------------------------------------------------------------------- the authors' files
 
 
 def test_the_table_of_official_files_is_consistent():
@@ -314,35 +541,32 @@ def test_the_table_of_official_files_is_consistent():
         assert official.norm_pix is whole[kind]
 
 
-def test_training_starts_from_an_official_file(tmp_path, capfd):
-    for i, image in enumerate(draw_images(range(5), 32)):
-        np.save(tmp_path / f"{i}.npy", image)
-    source = build(SMALL)
-    torch.save({"model": to_timm(source.state_dict())}, tmp_path / "mae_pretrain_vit_small.pth")
-    config = TrainConfig(
-        out=tmp_path / "run", model=SMALL, init=tmp_path / "mae_pretrain_vit_small.pth", data=tmp_path, steps=1,
-        batch_size=2, lr=1e-9, optimizer="adamw", precision="float32",
-    )  # fmt: skip
-    trained, notes = load_model(train.train(config))
-    assert notes == []
-    for name, tensor in to_timm(source.state_dict()).items():
-        torch.testing.assert_close(trained.state_dict()[name], tensor, atol=1e-7, rtol=0)
-    assert "holds an encoder alone: the decoder starts from random weights" in capfd.readouterr().err
-    with pytest.raises(CheckpointError, match=r"cls_token has shape \(1, 1, 32\), expected \(1, 1, 16\)"):
-        train.train(replace(config, out=tmp_path / "other", model=replace(SMALL, embed_dim=16)))
-
-
 @pytest.mark.parametrize("name", VITS)
 def test_recipes_take_the_checkpoints_that_predict_pixels(name):
     assert replace(RECIPES[name].model, norm_pix=True) == CONFIGS[name]
     assert RECIPES[name].model.norm_pix is OFFICIAL[f"mae_visualize_{name}"].norm_pix
 
 
-def test_the_command_line_says_which_recipe_an_official_file_needs(tmp_path, capsys):
-    path = official_file(tmp_path / "mae_visualize_vit_large.pth", "vit_large")
+def fetch(name, server, folder):
+    main(["fetch", name, "--source", f"{server.url}/x.pth", "--out", str(folder)])
+
+
+def test_official_weights_are_fetched_under_their_name_with_their_licence(server, tmp_path, capsys):
+    server.files["/x.pth"] = b"weights"
+    fetch("mae_visualize_vit_base", server, tmp_path)
+    assert (tmp_path / "mae_visualize_vit_base.pth").read_bytes() == b"weights"
+    said = capsys.readouterr().out
+    assert "CC-BY-NC" in said
+    assert f"--recipe vit_base --init {tmp_path / 'mae_visualize_vit_base.pth'}" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("mae_pretrain_vit_base", "expected 8cad7c...; delete it"), ("imagenet", ", ".join(["cmp", "vgg19", *OFFICIAL]))],
+)
+def test_altered_weights_and_unknown_names_are_refused(name, words, server, tmp_path, capsys):
+    server.files["/x.pth"] = b"altered"
     with pytest.raises(SystemExit) as stop:
-        main(["train", "--init", str(path), "--out", str(tmp_path / "run"), "--drawn", "8"])
+        fetch(name, server, tmp_path)
     assert stop.value.code == 2
-    assert (
-        "it holds a vit_large, so use that configuration (maelib train --recipe vit_large)" in capsys.readouterr().err
-    )
+    assert words in capsys.readouterr().err

@@ -1,15 +1,15 @@
-"""Say where the repository lives: `python tools/badges.py https://github.com/owner/name`, or `""` for nowhere.
+"""Set the repository's address: `python tools/badges.py https://github.com/owner/name`, or `""` for none.
 
-The address goes into pyproject.toml, and from there into every notebook's setup cell and every lesson's badge. Nothing
-is executed and the outputs stay. The lessons of a fork that has run this open in Colab as they are in that fork.
+The address goes into pyproject.toml, into every notebook's setup cell and into every lesson's badge. Nothing is
+executed and the outputs stay. The badges of a fork then open the fork's lessons in Colab.
 """
 
 import re
 import sys
 import tomllib
 
+import build
 import nbformat
-from build import HERE, normalise, paths, save
 
 from maelib.files import write_atomic
 
@@ -18,23 +18,25 @@ SECTION = "[project.urls]\n"
 
 
 def clean(repository: str) -> str:
-    """The address in its plain form, without `.git` or a slash at the end; empty stays empty.
+    """The address without `.git` or a slash at the end; an empty one stays empty.
 
     Raises
     ------
     ValueError
-        When it is not the web address of a repository on GitHub, the only place from which Colab opens notebooks.
+        When it is not the web address of a GitHub repository; Colab opens notebooks from GitHub only.
     """
     if not repository:
         return ""
     match = GITHUB.fullmatch(repository)
     if match is None:
-        raise ValueError(f"{repository!r} is no web address of a GitHub repository; use https://github.com/owner/name")
+        raise ValueError(
+            f"{repository!r} is not the web address of a GitHub repository; use https://github.com/owner/name"
+        )
     return match[1]
 
 
 def with_repository(pyproject: str, address: str) -> str:
-    """The text of pyproject.toml with `address` as the project's repository, or without any when it is empty."""
+    """The text of pyproject.toml with `address` as the project's repository, or with none when it is empty."""
     text = re.sub(r"^Repository = .*\n", "", pyproject, flags=re.MULTILINE)
     if address and SECTION not in text:
         text = text.replace("[project.scripts]\n", f"{SECTION}\n[project.scripts]\n")
@@ -55,13 +57,15 @@ def main(arguments: list[str]) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    pyproject = HERE.parent / "pyproject.toml"
+    pyproject = build.ROOT / "pyproject.toml"
     before = pyproject.read_text(encoding="utf-8")
-    if (after := with_repository(before, address)) != before:  # an untouched file keeps `make setup` quick
+    if (after := with_repository(before, address)) != before:  # a changed file makes `make setup` install again
         write_atomic(pyproject, after.encode())
-    for path in paths():
-        save(normalise(nbformat.read(path, as_version=4), path), path)
-    print(f"{len(paths())} notebooks now know the address {address}" if address else "no address, and no badges")
+    for path in build.paths():
+        build.save(build.normalise(nbformat.read(path, as_version=4), path), path)
+    print(
+        f"The address {address} is in {len(build.paths())} notebooks." if address else "No address is set; no badges."
+    )
     return 0
 
 

@@ -1,8 +1,8 @@
-"""Plant faults in the library, one at a time, and see the notebooks notice: `python tools/faults.py [WORDS]`.
+"""Plant faults in the library and check that the notebooks notice each: `python tools/faults.py [WORDS]`.
 
-A course whose outputs stay the same when the library is wrong proves nothing. Each fault is one line of `maelib`,
-changed in a temporary copy of the package; the notebooks that should notice run against that copy, the quickest first,
-until one fails under nbval. WORDS picks the faults whose description holds them.
+A course whose outputs stay the same when the library is wrong proves nothing. Each fault changes one line of `maelib`
+in a temporary copy of the package. The notebooks that should notice run with that copy, the quickest first, until one
+fails under nbval. WORDS selects the faults whose description contains them.
 """
 
 import argparse
@@ -22,7 +22,7 @@ ROOT = Path(__file__).absolute().parents[1]
 
 
 class Fault(NamedTuple):
-    """A line of a module, what it is turned into, and the numbers of the notebooks that should notice."""
+    """A line of a module, the line that replaces it, and the numbers of the notebooks that should notice."""
 
     what: str
     module: str
@@ -33,14 +33,14 @@ class Fault(NamedTuple):
 
 FAULTS = [
     Fault(
-        "a mask hides what was to stay visible",
+        "a mask hides the patches that should stay visible",
         "masking",
         "return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, ids, True)",
         "return torch.ones_like(scores, dtype=torch.bool).scatter_(1, ids, False)",
         ("00", "02"),
     ),
     Fault(
-        "the last line of a block is filled up, beyond the count",
+        "the last row of a block is filled up, beyond the count",
         "masking",
         "return torch.where(inside & (rank < count), rank, -1)",
         "return torch.where(inside, rank, -1)",
@@ -54,28 +54,28 @@ FAULTS = [
         ("00", "02"),
     ),
     Fault(
-        "the encoder is shown the hidden patches",
+        "the encoder sees the hidden patches",
         "masking",
         "ids = mask.int().argsort(dim=1, stable=True)  # (B, N)",
         "ids = (~mask).int().argsort(dim=1, stable=True)",
         ("00", "02", "03"),
     ),
     Fault(
-        "the mean of all patches, hidden ones too, leaks into what the encoder sees",
+        "the mean of all patches, hidden ones included, leaks into the encoder's input",
         "model",
         "x = x.gather(1, ids_keep[..., None].expand(-1, -1, x.shape[-1]))  # (B, N, D) -> (B, K, D)",
         "x = x.mean(1, keepdim=True) + x.gather(1, ids_keep[..., None].expand(-1, -1, x.shape[-1]))",
         ("00", "03"),
     ),
     Fault(
-        "the encoder is not told where its patches stand",
+        "the encoder gets no positions",
         "model",
-        "x = self.patch_embed(x) + positions[:, extra:]  # (B, C, H, W) -> (B, N, D)",
+        "x = self.patch_embed(x) + positions[:, self.extra :]  # (B, C, H, W) -> (B, N, D)",
         "x = self.patch_embed(x)",
         ("00", "03"),
     ),
     Fault(
-        "attention does not turn by row and column",
+        "attention is not rotated by row and column",
         "model",
         "q, k = rotate(qkv[:2], angles)",
         "q, k = qkv[:2]",
@@ -89,21 +89,21 @@ FAULTS = [
         ("01", "00"),
     ),
     Fault(
-        "attention turns by the row twice and by the column never",
+        "attention is rotated by row twice and never by column",
         "patches",
         "return torch.cat([row[:, None] * omega, col[:, None] * omega], dim=1)",
         "return torch.cat([row[:, None] * omega, row[:, None] * omega], dim=1)",
         ("00", "01"),
     ),
     Fault(
-        "PSNR is taken over the whole picture",
+        "PSNR is computed over the whole image",
         "metrics",
         "weights = where[:, None].to(values.dtype)",
         "weights = torch.ones_like(where)[:, None].to(values.dtype)",
         ("00", "06"),
     ),
     Fault(
-        "SSIM looks at what a prediction holds outside the hole",
+        "SSIM sees the prediction outside the hole",
         "metrics",
         "composite = torch.where(hole[:, None], prediction, target)",
         "composite = prediction",
@@ -112,7 +112,7 @@ FAULTS = [
     Fault(
         "the loss divides by the number of all patches",
         "losses",
-        "return (error * mask).sum() / mask.sum()",
+        "return (error * mask).sum() / count",
         "return (error * mask).sum() / mask.numel()",
         ("04",),
     ),
@@ -126,8 +126,8 @@ FAULTS = [
     Fault(
         "VGG19 gets pixels that are not normalised",
         "perceptual",
-        "x = (images - self.mean) / self.std",
-        "x = images",
+        "x = ((images - self.mean) / self.std).to(self.features[0].weight.dtype, memory_format=torch.channels_last)",
+        "x = images.to(self.features[0].weight.dtype, memory_format=torch.channels_last)",
         ("04",),
     ),
     Fault(
@@ -145,21 +145,21 @@ FAULTS = [
         ("05",),
     ),
     Fault(
-        "near-duplicates stand on both sides of the split",
+        "near-duplicates are on both sides of the split",
         "data/images",
-        "groups = near_duplicates(images)",
-        "groups = np.arange(len(images))",
+        "if differing.min() <= MAX_DISTANCE:",
+        "if differing.min() < 0:",
         ("05",),
     ),
     Fault(
-        "a resumed run begins its data anew",
+        "a resumed run starts its data again",
         "data/images",
         "for step in range(self.first_step, self.steps):",
         "for step in range(self.steps):",
         ("05",),
     ),
     Fault(
-        "the probe's head forgets the mean that its features were standardised with",
+        "the probe's head ignores the mean that standardised its features",
         "transfer/classifier",
         "classifier.head.bias.copy_(bias - weight @ (mean / deviation))",
         "classifier.head.bias.copy_(bias)",
@@ -174,19 +174,19 @@ def mutate(fault: Fault, source: str) -> str:
     Raises
     ------
     ValueError
-        When the line does not stand there exactly once.
+        When the module does not contain the line exactly once.
     """
     lines = source.splitlines(keepends=True)
     places = [i for i, line in enumerate(lines) if line.strip() == fault.line]
     if len(places) != 1:
-        raise ValueError(f"maelib/{fault.module}.py holds `{fault.line}` {len(places)} times, not once")
+        raise ValueError(f"maelib/{fault.module}.py has the line `{fault.line}` {len(places)} times, not once")
     lines[places[0]] = lines[places[0]].replace(fault.line, fault.instead)
     return "".join(lines)
 
 
 @contextmanager
 def planted(fault: Fault | None, root: Path = ROOT) -> Iterator[Path]:
-    """A folder with a copy of the package, the fault in it, and the data that it looks for beside itself."""
+    """A folder with a copy of the package that has the fault, and a link to the data that the package expects."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copytree(root / "maelib", folder / "maelib", ignore=shutil.ignore_patterns("__pycache__"))
@@ -198,7 +198,7 @@ def planted(fault: Fault | None, root: Path = ROOT) -> Iterator[Path]:
 
 
 def first_failure(notebook: Path, folder: Path) -> str | None:
-    """Which code cell of a notebook fails first with the package of `folder`, counted from 1; None when all pass."""
+    """The first code cell of a notebook that fails with the package in `folder`; None when all pass."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-p", "nbval.plugin"]
     command += ["--nbval", "--nbval-current-env", str(notebook)]
     own = {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
@@ -213,20 +213,20 @@ def first_failure(notebook: Path, folder: Path) -> str | None:
 
 
 def lessons(numbers: tuple[str, ...], root: Path = ROOT) -> list[Path]:
-    """The notebooks of these numbers that there are."""
+    """The paths of the lessons with the given numbers."""
     return [path for number in numbers for path in sorted((root / "notebooks").glob(f"{number}_*.ipynb"))]
 
 
 def noticed(fault: Fault | None, notebooks: list[Path], root: Path = ROOT) -> str | None:
-    """Where the fault is noticed first, if it is."""
+    """The cell that notices the fault first; None when no notebook notices it."""
     with planted(fault, root) as folder:
         return next(filter(None, (first_failure(notebook, folder) for notebook in notebooks)), None)
 
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("words", nargs="?", default="", help="part of the descriptions of the faults to plant")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="how many at the same time")
+    parser.add_argument("words", nargs="?", default="", help="plant only faults whose description contains this")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="number of faults to test at the same time")
     options = parser.parse_args(arguments)
     faults = [fault for fault in FAULTS if options.words in fault.what]
     width = max((len(fault.what) for fault in faults), default=0)
@@ -235,12 +235,12 @@ def main(arguments: list[str]) -> int:
         found: dict[str, str | None] = {}
         for fault, place in zip(faults, places, strict=True):
             found[fault.what] = place
-            print(f"{fault.what:{width}}  {place or 'NOTICED BY NONE of ' + ', '.join(fault.notebooks)}", flush=True)
+            print(f"{fault.what:{width}}  {place or 'NOT NOTICED by ' + ', '.join(fault.notebooks)}", flush=True)
         stems = sorted({place.partition(",")[0] for place in found.values() if place})
         sound = [ROOT / "notebooks" / f"{stem}.ipynb" for stem in stems]
         for path, place in zip(sound, pool.map(lambda path: noticed(None, [path]), sound), strict=True):
-            if place:  # it would have noticed anything
-                print(f"without any fault, {path.stem} fails too: {place}", flush=True)
+            if place:  # such a notebook proves nothing
+                print(f"{path.stem} fails without any fault too: {place}", flush=True)
                 found[path.stem] = None
     print(f"{sum(map(bool, found.values()))} of {len(found)} faults were noticed")
     return 0 if found and all(found.values()) else 1

@@ -1,4 +1,4 @@
-// The front end of maelib.widgets.PatchPainter: click, drag, or arrow keys and space hide patches and show them again.
+// The front end of maelib.course.widgets.PatchPainter: click, drag, or arrow keys and space hide patches and show them again.
 const SIDE = 336; // width of the canvas in CSS pixels
 
 function render({ model, el }) {

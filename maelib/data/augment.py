@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-Drawn = dict[str, Tensor]
-
 
 def to_float(images: Tensor) -> Tensor:
     """What validation does with a batch: uint8 0..255 to float in [0, 1], nothing else."""
@@ -21,7 +19,7 @@ class Augment:
     Raises
     ------
     ValueError
-        When a range is not one.
+        When a value is out of range.
     """
 
     flip: float = 0.5
@@ -38,25 +36,33 @@ class Augment:
     def __post_init__(self) -> None:
         low, high = self.scale
         if not 0 < low <= high <= 1:
-            raise ValueError(f"scale {self.scale} is no range of shares; use 0 < smallest <= largest <= 1")
-        if not 0 <= self.flip <= 1 or not 0 <= self.rotation <= 45 or not 0 <= self.jitter < 1:
-            raise ValueError(
-                f"flip {self.flip}, rotation {self.rotation}, jitter {self.jitter}: "
-                "use a probability, 0 to 45 degrees, 0 to below 1"
-            )
-        if not 0 <= self.hue <= 0.5:
-            raise ValueError(f"hue {self.hue} is no turn to either side; use 0 to 0.5, half the colour circle")
+            raise ValueError(f"scale {self.scale} is not a range of shares; use 0 < smallest <= largest <= 1")
+        for name, most in (("flip", 1), ("rotation", 45), ("jitter", 0.99), ("hue", 0.5)):
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} {getattr(self, name)} is out of range; use 0 to {most}")
 
-    def __call__(self, images: Tensor, size: int, generator: Generator) -> Tensor:
-        """Images `(B, C, H, W)` uint8 to augmented floats `(B, C, size, size)` in [0, 1]."""
+    def __call__(self, images: Tensor, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Augment each image of a batch.
+
+        Parameters
+        ----------
+        images : Tensor
+            `(B, 3, H, W)` or, with an alpha channel, `(B, 4, H, W)`; uint8.
+        size : int
+            Side of the result in pixels.
+        generator : Generator
+
+        Returns
+        -------
+        images : Tensor
+            `(B, 3, size, size)` floats in [0, 1].
+        valid : Tensor
+            `(B, size, size)` bool, False where a pixel holds anything that is transparent in the original.
+        """
         return self.apply(images, size, self.draw(len(images), generator))
 
-    def with_voids(self, images: Tensor, voids: Tensor, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """The same, and where void `(B, H, W)` bool has gone, `(B, size, size)`: every pixel with any void in it."""
-        return self.apply_with_voids(images, voids, size, self.draw(len(images), generator))
-
-    def draw(self, count: int, generator: Generator) -> Drawn:
-        """Random numbers for `count` images, a column for each: some of the columns serve some of the images."""
+    def draw(self, count: int, generator: Generator) -> dict[str, Tensor]:
+        """Random numbers for `count` images, a column for each, so that a part of the columns serves a part of them."""
         drawn = {"place": torch.rand(5, count, generator=generator)}
         if self.jitter:
             drawn["colour"] = torch.rand(3, count, generator=generator)
@@ -64,14 +70,24 @@ class Augment:
             drawn["hue"] = torch.rand(1, count, generator=generator)
         return drawn
 
-    def apply(self, images: Tensor, size: int, drawn: Drawn) -> Tensor:
-        """What `__call__` does, with numbers that `draw` gave."""
-        return self._recolour(self._move(to_float(images), size, drawn["place"]), drawn)
+    def apply(self, images: Tensor, size: int, drawn: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """What `__call__` does, with numbers that `draw` returned.
 
-    def apply_with_voids(self, images: Tensor, voids: Tensor, size: int, drawn: Drawn) -> tuple[Tensor, Tensor]:
-        """What `with_voids` does, with numbers that `draw` gave."""
-        x = self._move(torch.cat([to_float(images), voids[:, None].float()], dim=1), size, drawn["place"])
-        return self._recolour(x[:, :-1], drawn), x[:, -1] > 0
+        Changes brightness, contrast about the mean grey, saturation about each pixel's grey, and hue, in this order.
+        """
+        x = self._move(to_float(images), size, drawn["place"])
+        valid = (x[:, 3:] > 0.999).all(dim=1)  # (B, 1, H, W) -> (B, H, W); without an alpha channel all of it
+        x = x[:, :3].contiguous()
+        if self.jitter:
+            factors = 1 + self.jitter * (2 * drawn["colour"] - 1)
+            brightness, contrast, saturation = factors[..., None, None, None].to(x.device)
+            x = x * brightness
+            x = x.mean(dim=(1, 2, 3), keepdim=True).lerp(x, contrast)
+            x = x.mean(dim=1, keepdim=True).lerp(x, saturation).clamp(0, 1)
+        if self.hue:
+            turns = self.hue * (2 * drawn["hue"][0] - 1)
+            x = torch.einsum("bdc,bchw->bdhw", hue_turns(turns).to(x.device), x).clamp(0, 1)
+        return x, valid
 
     def _move(self, x: Tensor, size: int, u: Tensor) -> Tensor:
         """Crop, rotate and mirror by resampling once; the rotated crop always lies inside the image."""
@@ -87,19 +103,6 @@ class Augment:
         theta = torch.stack(rows, dim=1).reshape(-1, 2, 3).to(x.device)  # (B, 6) -> (B, 2, 3)
         grid = F.affine_grid(theta, [*x.shape[:2], size, size], align_corners=False)
         return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
-
-    def _recolour(self, x: Tensor, drawn: Drawn) -> Tensor:
-        """Brightness, contrast about the mean grey, saturation about each pixel's grey, hue; clamped to [0, 1]."""
-        if self.jitter:
-            factors = 1 + self.jitter * (2 * drawn["colour"] - 1)
-            brightness, contrast, saturation = factors[..., None, None, None].to(x.device)
-            x = x * brightness
-            x = x.mean(dim=(1, 2, 3), keepdim=True).lerp(x, contrast)
-            x = x.mean(dim=1, keepdim=True).lerp(x, saturation).clamp(0, 1)
-        if self.hue:
-            turns = self.hue * (2 * drawn["hue"][0] - 1)
-            x = torch.einsum("bdc,bchw->bdhw", hue_turns(turns).to(x.device), x).clamp(0, 1)
-        return x
 
 
 def hue_turns(turns: Tensor) -> Tensor:

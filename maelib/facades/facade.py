@@ -15,7 +15,7 @@ from maelib.facades.brush import LABELS, Brush, Label, masonry
 from maelib.facades.brush import STYLES as _STYLES
 from maelib.facades.street import WEIGHTS, draw_occluder, draw_scene, light
 
-__all__ = ["LABELS", "STYLES", "Facade", "draw_facade", "draw_images"]
+__all__ = ["LABELS", "STYLES", "Facade", "draw_facade", "draw_images", "draw_rgba"]
 
 STYLES: tuple[str, ...] = tuple(_STYLES)
 SMALLEST, LARGEST = 32, 1024
@@ -28,7 +28,7 @@ class Facade:
     Attributes
     ----------
     image : (H, W, 3) uint8, the picture without the occluders that were asked for.
-    labels : (H, W) uint8, what `image` shows: positions in `LABELS`; "void" is a wedge that rectification left empty.
+    labels : (H, W) uint8, what `image` shows: positions in `LABELS`; "void" is border fill.
     style : one of `STYLES`.
     occluded : (H, W, 3) uint8, the picture with occluders in front; None unless asked for.
     occluder : (H, W) bool, where they are; everywhere else `occluded` equals `image`.
@@ -93,6 +93,15 @@ def draw_images(seeds: Sequence[int], size: int | tuple[int, int] = 224) -> np.n
     images = np.empty((len(seeds), *_check_size(size), 3), np.uint8)
     for image, seed in zip(images, seeds, strict=True):
         image[...] = draw_facade(seed, size).image
+    return images
+
+
+def draw_rgba(seeds: Sequence[int], size: int | tuple[int, int] = 224) -> np.ndarray:
+    """Draw pictures with an alpha channel: `(N, H, W, 4)` uint8, alpha 0 where rectification left no facade."""
+    images = np.empty((len(seeds), *_check_size(size), 4), np.uint8)
+    for image, seed in zip(images, seeds, strict=True):
+        facade = draw_facade(seed, size)
+        image[..., :3], image[..., 3] = facade.image, np.where(facade.labels == Label.VOID, 0, 255)
     return images
 
 

@@ -1,8 +1,8 @@
-"""Filling a hole without learning anything: what a model has to beat.
+"""Classical inpainting, which fills a hole without learning anything: what a model has to beat.
 
-Every baseline is called `fill(images, hole)` with images float (B, C, H, W) in [0, 1] and hole bool (B, H, W),
+Every baseline is a function `fill(images, hole)` of images float `(B, C, H, W)` in [0, 1] and a hole bool `(B, H, W)`,
 True = hidden. It returns images of the same shape that differ in the hole only. It raises `ValueError` for bad
-arguments or an image without a visible pixel, and `ImportError` when the optional package it needs is missing.
+arguments or an image without a visible pixel, and `ImportError` when the optional package that it needs is missing.
 Images are filled one by one, so the result does not depend on what else is in the batch.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from maelib.metrics import check_images
 
 Fill = Callable[[Tensor, Tensor], Tensor]
-MAX_COPIES = 512  # shifts tried, best first; what none of them reaches gets the mean colour
+MAX_COPIES = 512  # shifts that are tried, best first; a pixel that none of them reaches gets the mean colour
 
 
 def _optional(module: str) -> ModuleType:
@@ -28,10 +28,10 @@ def _optional(module: str) -> ModuleType:
 
 
 def _baseline(fill_image: Fill) -> Fill:
-    """Turn a function of one image (C, H, W) and its hole (H, W), both on the CPU, into a baseline.
+    """Turn a function of one image `(C, H, W)` and its hole `(H, W)`, both on the CPU, into a baseline.
 
-    The hidden pixels it is given hold the mean of the visible ones: nothing of the truth can leak. (OpenCV's Telea
-    does read pixels that the mask hides.)
+    The function is given the mean of the visible pixels in place of the hidden ones, so that nothing of the truth can
+    leak. (OpenCV's Telea does read pixels that the mask hides.)
     """
 
     @wraps(fill_image)
@@ -60,9 +60,10 @@ def mean_fill(image: Tensor, hole: Tensor) -> Tensor:
 def nearest_patch(image: Tensor, hole: Tensor) -> Tensor:
     """A copy of the nearest visible patch; a patch is the largest of 32, 16, 8, 4 and 2 px that tiles the hole.
 
-    A hole with a free outline is tiled by no patch: then each pixel copies the nearest visible pixel.
+    No patch tiles a hole with a free outline: each of its pixels copies the nearest visible pixel.
     """
-    ndimage = _optional("scipy.ndimage")
+    from scipy.ndimage import distance_transform_edt
+
     height, width = hole.shape
     for size in (32, 16, 8, 4, 2, 1):
         if height % size == 0 and width % size == 0:
@@ -70,18 +71,16 @@ def nearest_patch(image: Tensor, hole: Tensor) -> Tensor:
             hidden = tiles.any(dim=3).any(dim=1)  # (rows, cols)
             if (tiles == hidden[:, None, :, None]).all() and not hidden.all():
                 break
-    _, (rows, cols) = ndimage.distance_transform_edt(hidden.numpy(), return_indices=True)
-    rows, cols = (torch.from_numpy(ids).long() * size for ids in (rows, cols))
-    rows = rows.repeat_interleave(size, 0).repeat_interleave(size, 1) + torch.arange(height)[:, None] % size
-    cols = cols.repeat_interleave(size, 0).repeat_interleave(size, 1) + torch.arange(width) % size
-    return image[:, rows, cols]
+    nearest = distance_transform_edt(hidden.numpy(), return_distances=False, return_indices=True)  # (2, rows, cols)
+    rows, cols = torch.from_numpy(nearest).long().repeat_interleave(size, 1).repeat_interleave(size, 2) * size
+    return image[:, rows + torch.arange(height)[:, None] % size, cols + torch.arange(width) % size]
 
 
 @_baseline
 def translation_copy(image: Tensor, hole: Tensor) -> Tensor:
     """Each hidden pixel from the picture moved by the best whole-pixel translation that shows something there.
 
-    All translations are ranked as in `_rank_shifts`; pixels that none of the best 512 reaches get the mean colour.
+    `_rank_shifts` ranks all translations. A pixel that none of the best 512 reaches gets the mean colour.
     """
     return _fill_by_copies(image, hole, count=1)
 
@@ -96,13 +95,13 @@ def mean_of_copies(image: Tensor, hole: Tensor) -> Tensor:
 def mirror(image: Tensor, hole: Tensor) -> Tensor:
     """Each hidden pixel from the left-right mirror image about the best vertical axis that shows something there.
 
-    Axes lie on and between all pixel columns; they are ranked like the translations of `translation_copy`.
+    Axes lie on and between all pixel columns and are ranked like the translations of `translation_copy`.
     """
     return _fill_by_copies(image, hole, count=1, mirrored=True)
 
 
 def _fill_by_copies(image: Tensor, hole: Tensor, count: int, mirrored: bool = False) -> Tensor:
-    """Mean of the first `count` shifted pictures, in order of rank, that are visible at each hidden pixel."""
+    """The mean of the first `count` shifted pictures, in order of rank, that show something at each hidden pixel."""
     source, visible = (image.flip(-1), ~hole.flip(-1)) if mirrored else (image, ~hole)
     source, seen = source.flatten(1), visible.flatten()
     shifts = _rank_shifts(image, ~hole, source.view_as(image), visible, rows_only=mirrored)  # (K, 2)
@@ -126,9 +125,10 @@ def _fill_by_copies(image: Tensor, hole: Tensor, count: int, mirrored: bool = Fa
 def _rank_shifts(image: Tensor, visible: Tensor, source: Tensor, source_visible: Tensor, rows_only: bool) -> Tensor:
     """Shifts (K, 2) for which `source` at `pixel + shift` best agrees with `image` at `pixel`, best first.
 
-    The score of a shift is the mean squared error over the pixels visible in both pictures, found for all shifts at
-    once by the Fourier transform. A small overlap is weak evidence, so the score is pulled towards the error of
-    unrelated pixels (twice the variance), as if an eighth of the picture had been compared and found unrelated.
+    The score of a shift is the mean squared error over the pixels that are visible in both pictures; the Fourier
+    transform finds it for all shifts at once. A small overlap is weak evidence, so the score is pulled towards the
+    error of unrelated pixels (twice the variance), as if an eighth of the picture had been compared and found
+    unrelated.
     """
     height, width = visible.shape
     size = (2 * height, 2 * width)  # room for every shift without wrapping round
@@ -157,7 +157,7 @@ def _opencv(image: Tensor, hole: Tensor, algorithm: str) -> Tensor:
     cv2 = _optional("cv2")
     picture = (image * 255).round().clamp(0, 255).byte().permute(1, 2, 0).contiguous()  # (C, H, W) -> (H, W, C)
     filled = cv2.inpaint(picture.numpy(), hole.byte().numpy(), 3, getattr(cv2, algorithm))
-    return torch.from_numpy(filled).reshape(picture.shape).permute(2, 0, 1) / 255
+    return torch.from_numpy(filled).reshape(picture.shape).permute(2, 0, 1) / 255  # (H, W, C) -> (C, H, W)
 
 
 @_baseline
@@ -180,9 +180,5 @@ def biharmonic(image: Tensor, hole: Tensor) -> Tensor:
     return torch.from_numpy(filled).permute(2, 0, 1)
 
 
-BASELINES: dict[str, Fill] = {
-    fill.__name__: fill
-    for fill in (
-        mean_fill, mirror, nearest_patch, translation_copy, mean_of_copies, telea, navier_stokes, biharmonic
-    )
-}  # fmt: skip
+_FILLS = (mean_fill, mirror, nearest_patch, translation_copy, mean_of_copies, telea, navier_stokes, biharmonic)
+BASELINES: dict[str, Fill] = {fill.__name__: fill for fill in _FILLS}

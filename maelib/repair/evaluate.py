@@ -1,10 +1,10 @@
-"""How much better than classical inpainting? Fixed holes, fixed images, metrics inside the hole.
+"""How much better is a model than classical inpainting? Fixed holes, fixed images, metrics inside the hole.
 
 The protocol: three kinds of hole on the patch grid, drawn from fixed seeds; 256 facades that no training ever draws,
-or photos of your own; PSNR, SSIM and sharpness of the hole alone, averaged over images. Photos and drawings may have
-flat wedges, left by rectification: patches that these touch are taken out of the holes, so that no method is judged on
-what is no facade, and an image whose hole vanishes has one patch hidden instead. A method is any function
-`method(images, hole)` that returns repaired images, as the baselines are; `model_method` makes one of a model.
+or photos; PSNR, SSIM and sharpness of the hole alone, averaged over images. Rectification leaves flat border fill in
+photos and drawings. Patches that it touches are taken out of the holes, so that no method is judged on what is not
+facade; an image whose hole vanishes has one patch hidden instead. A method is any function `method(images, hole)` that
+returns repaired images, as the baselines are; `model_method` makes one of a model.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,35 +13,34 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from maelib.data.border_fill import find_border_fill
-from maelib.data.cmp import read_photos
-from maelib.data.images import TEST_SEEDS
+from maelib.data.images import TEST_SEEDS, FolderImages
 from maelib.masking import MASKS, exclude_patches, mask_from_pixels, mask_to_pixels
 from maelib.metrics import hole_psnr, hole_sharpness, hole_ssim
 from maelib.model import MaskedAutoencoder
 from maelib.patches import grid_size
+from maelib.plots import mask_overlay, show_images
 from maelib.repair.classical import BASELINES
 from maelib.repair.photo import repair
+from maelib.weights import bundled_checkpoint, load_model
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Method = Callable[[Tensor, Tensor], Tensor]
-HOLES: dict[str, tuple[str, float]] = {
-    "block 25%": ("block", 0.25),
-    "block 50%": ("block", 0.5),
-    "random 75%": ("random", 0.75),
-}
+Methods = Mapping[str, Method]
+HOLES = {"block 25%": ("block", 0.25), "block 50%": ("block", 0.5), "random 75%": ("random", 0.75)}
 BATCH_SIZE = 64
 PSNR_CAP = 60.0  # dB; finer than 8 bits can show, so that one perfectly filled flat wall does not make a mean infinite
 
 
 class Score(NamedTuple):
-    """What a method reached on one kind of hole: means over images, PSNR counted up to 60 dB an image."""
+    """What a method reached on one kind of hole: means over images, each PSNR counted up to 60 dB."""
 
     method: str
     hole: str
@@ -50,35 +49,52 @@ class Score(NamedTuple):
     sharpness: float
 
 
-def drawn_test_images(size: int, count: int = len(TEST_SEEDS)) -> Tensor:
-    """The first `count` facades reserved for evaluation, `(count, 3, size, size)` float in [0, 1]."""
-    from maelib.facades import draw_images
+def drawn_tests(size: int, count: int = len(TEST_SEEDS)) -> tuple[Tensor, Tensor]:
+    """The first `count` facades that are reserved for evaluation, and where they show a facade.
 
-    return torch.from_numpy(draw_images(TEST_SEEDS[:count], size)).permute(0, 3, 1, 2) / 255
+    Returns
+    -------
+    images : Tensor
+        `(count, 3, size, size)` float in [0, 1].
+    valid : Tensor
+        `(count, size, size)` bool, False on border fill.
+    """
+    from maelib.facades import LABELS, draw_facade
+
+    drawn = [draw_facade(seed, size) for seed in TEST_SEEDS[:count]]
+    images = torch.from_numpy(np.stack([facade.image for facade in drawn])).permute(0, 3, 1, 2) / 255
+    return images, torch.from_numpy(np.stack([facade.labels for facade in drawn]) != LABELS.index("void"))
+
+
+def drawn_test_images(size: int, count: int = len(TEST_SEEDS)) -> Tensor:
+    """The images of `drawn_tests` alone."""
+    return drawn_tests(size, count)[0]
 
 
 def image_border_fill(images: Tensor) -> Tensor:
-    """Where `images` `(B, 3, H, W)` float in [0, 1] show flat wedges, `(B, H, W)` bool; see `data.border_fill`."""
+    """Where photos `(B, 3, H, W)` in [0, 1] show border fill, `(B, H, W)` bool; see `maelib.data.border_fill`."""
     pixels = (images * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1)  # (B, C, H, W) -> (B, H, W, C)
     return torch.from_numpy(find_border_fill(pixels.cpu().numpy()))
 
 
-def evaluation_holes(kind: str, images: Tensor, patch_size: int) -> Tensor:
+def evaluation_holes(kind: str, images: Tensor, patch_size: int, valid: Tensor | None = None) -> Tensor:
     """The holes `(B, H, W)` of one kind in `HOLES` for `images` `(B, C, H, W)`; the same at every call.
+
+    `valid` `(B, H, W)` bool says where a facade is; without it, border fill is searched for, as photos need.
 
     Raises
     ------
     ValueError
-        When the images do not fit the patch size, or wedges touch every patch of one.
+        When the images do not fit the patch size, or border fill touches every patch of one.
     """
     strategy, ratio = HOLES[kind]
     grid = grid_size(tuple(images.shape[2:]), patch_size)
-    generator = torch.Generator().manual_seed(list(HOLES).index(kind))
-    mask = MASKS[strategy](len(images), grid, ratio, generator)
-    mask = exclude_patches(mask, mask_from_pixels(image_border_fill(images), patch_size))
+    mask = MASKS[strategy](len(images), grid, ratio, torch.Generator().manual_seed(list(HOLES).index(kind)))
+    invalid = image_border_fill(images) if valid is None else ~valid
+    mask = exclude_patches(mask, mask_from_pixels(invalid, patch_size))
     if not mask.any(dim=1).all():
-        row = int((~mask.any(dim=1)).nonzero()[0])
-        raise ValueError(f"wedges touch every patch of {patch_size} px of image {row}; crop them or leave it out")
+        row = int(mask.any(dim=1).int().argmin())
+        raise ValueError(f"border fill touches every patch of {patch_size} px of image {row}; crop or remove the image")
     return mask_to_pixels(mask, patch_size, grid).to(images.device)
 
 
@@ -87,7 +103,7 @@ def model_method(model: MaskedAutoencoder) -> Method:
     return partial(repair, method=model)
 
 
-def evaluate(methods: Mapping[str, Method], images: Tensor, patch_size: int, progress: bool = False) -> list[Score]:
+def evaluate(methods: Methods, images: Tensor, patch_size: int, valid: Tensor | None = None) -> list[Score]:
     """Score every method on every kind of hole.
 
     Parameters
@@ -95,7 +111,7 @@ def evaluate(methods: Mapping[str, Method], images: Tensor, patch_size: int, pro
     methods : name -> `method(images, hole)`; `BASELINES` is one such mapping.
     images : (B, C, H, W) float in [0, 1], sides multiples of `patch_size`.
     patch_size : side in pixels of the patches that the holes are made of.
-    progress : show a progress bar.
+    valid : (B, H, W) bool, see `evaluation_holes`.
 
     Raises
     ------
@@ -103,44 +119,24 @@ def evaluate(methods: Mapping[str, Method], images: Tensor, patch_size: int, pro
         When the images do not fit the patch size, are not in [0, 1], or a method returns another shape.
     """
     scores = []
-    holes = {kind: evaluation_holes(kind, images, patch_size) for kind in HOLES}
+    holes = {kind: evaluation_holes(kind, images, patch_size, valid) for kind in HOLES}
     jobs = [(kind, name) for kind in HOLES for name in methods]
-    for kind, name in tqdm(jobs, "evaluating", disable=not progress):
-        hole = holes[kind]
+    for kind, name in tqdm(jobs, "evaluating", disable=None):
         columns = []
-        for some, hidden in zip(images.split(BATCH_SIZE), hole.split(BATCH_SIZE), strict=True):
-            repaired = methods[name](some, hidden)
-            columns.append(torch.stack([f(repaired, some, hidden) for f in (hole_psnr, hole_ssim, hole_sharpness)]))
+        for some, hole in zip(images.split(BATCH_SIZE), holes[kind].split(BATCH_SIZE), strict=True):
+            repaired = methods[name](some, hole)
+            columns.append(torch.stack([f(repaired, some, hole) for f in (hole_psnr, hole_ssim, hole_sharpness)]))
         table = torch.cat(columns, dim=1).double()  # (3, B)
         table[0].clamp_(max=PSNR_CAP)
         table[2][table[2].isinf()] = torch.nan
-        psnr, ssim, sharpness = table.nanmean(dim=1).tolist()
-        scores.append(Score(name, kind, psnr, ssim, sharpness))
+        scores.append(Score(name, kind, *table.nanmean(dim=1).tolist()))
     return scores
 
 
 def best_baseline(scores: Sequence[Score], hole: str, metric: str = "psnr") -> Score:
     """The baseline with the highest `metric` on one kind of hole. ValueError when no baseline was scored."""
-    known = [score for score in scores if score.hole == hole and score.method in BASELINES]
-    if not known:
-        raise ValueError(f"no baseline was scored on {hole!r}; add maelib.repair.classical.BASELINES to the methods")
+    known = (score for score in scores if score.hole == hole and score.method in BASELINES)
     return max(known, key=lambda score: getattr(score, metric))
-
-
-def evaluation_table(scores: Sequence[Score]) -> str:
-    """Scores as a Markdown table: a row for each method, then each model's margin over the best baseline."""
-    by_key = {(score.method, score.hole): score for score in scores}
-    methods = dict.fromkeys(score.method for score in scores)
-    rows = [["PSNR dB / SSIM / sharpness in the hole", *HOLES]]
-    for name in methods:
-        cells = [by_key[name, hole] for hole in HOLES]
-        rows.append([name, *(f"{s.psnr:.2f} / {s.ssim:.3f} / {s.sharpness:.2f}" for s in cells)])
-    if any(name in BASELINES for name in methods):
-        for name in [name for name in methods if name not in BASELINES]:
-            rows.append([f"{name} above the best", *(_margin(scores, by_key[name, hole]) for hole in HOLES)])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
 def _margin(scores: Sequence[Score], own: Score) -> str:
@@ -148,21 +144,32 @@ def _margin(scores: Sequence[Score], own: Score) -> str:
     return f"{own.psnr - psnr.psnr:+.2f} dB ({psnr.method}) / {own.ssim - ssim.ssim:+.3f} ({ssim.method})"
 
 
-def evaluation_figure(
-    methods: Mapping[str, Method], scores: Sequence[Score], images: Tensor, patch_size: int
-) -> "Figure":
-    """Two facades for each kind of hole: truth, hole, its two best baselines by PSNR, and the other methods."""
-    from maelib.plots import mask_overlay, show_images
+def evaluation_table(scores: Sequence[Score]) -> str:
+    """Scores as a Markdown table: a row for each method, then each model's margin over the best baseline."""
+    own = {score.method: [s for s in scores if s.method == score.method] for score in scores}
+    rows = [["PSNR dB / SSIM / sharpness in the hole", *HOLES]]
+    for name in own:
+        rows.append([name, *(f"{s.psnr:.2f} / {s.ssim:.3f} / {s.sharpness:.2f}" for s in own[name])])
+    if any(name in BASELINES for name in own):
+        models = [name for name in own if name not in BASELINES]
+        rows += [[f"{name} above the best", *(_margin(scores, s) for s in own[name])] for name in models]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
-    mean = {n: sum(s.psnr for s in scores if s.method == n) for n in methods}
-    baselines = sorted((n for n in methods if n in BASELINES), key=mean.get, reverse=True)[:2]
-    columns = baselines + [n for n in methods if n not in BASELINES]
+
+def evaluation_figure(
+    methods: Methods, scores: Sequence[Score], images: Tensor, patch_size: int, valid: Tensor | None = None
+) -> "Figure":
+    """Two images for each kind of hole: truth, hole, its two best baselines by PSNR, and the other methods."""
+    mean = {name: sum(score.psnr for score in scores if score.method == name) for name in methods}
+    baselines = sorted((name for name in methods if name in BASELINES), key=mean.get, reverse=True)[:2]
+    columns = baselines + [name for name in methods if name not in BASELINES]
     rows, names = [], []
     for k, kind in enumerate(HOLES):
-        hole = evaluation_holes(kind, images, patch_size)
         ids = [i % len(images) for i in (2 * k, 2 * k + 1)]
-        some, hidden = images[ids], hole[ids]
-        pictures = [some, mask_overlay(some, hidden), *(methods[name](some, hidden) for name in columns)]
+        some, hole = images[ids], evaluation_holes(kind, images, patch_size, valid)[ids]
+        pictures = [some, mask_overlay(some, hole), *(methods[name](some, hole) for name in columns)]
         rows += [list(row) for row in zip(*pictures, strict=True)]
         names += [kind, ""]
     return show_images(rows, ["truth", "hole", *columns], names)
@@ -183,22 +190,31 @@ class EvaluateConfig:
 
 
 def run(config: EvaluateConfig) -> str:
-    """Do what `maelib evaluate` is asked for: write the figure, return the table and what was left out."""
-    from maelib.weights.checkpoint import bundled_checkpoint
-    from maelib.weights.published import load_model
+    """Do what `maelib evaluate` is asked for: write the figure and return the table. Warns of what was left out.
 
-    model, notes = load_model(config.checkpoint or bundled_checkpoint())
-    size, skipped = model.config.img_size, []
+    Raises
+    ------
+    ValueError
+        When the figure's suffix cannot be written, before anything is computed.
+    """
+    from matplotlib.figure import Figure
+
+    kinds = Figure().canvas.get_supported_filetypes()
+    if config.out.suffix[1:].lower() not in kinds:
+        raise ValueError(f"--out {config.out}: this suffix cannot be written; use one of .{', .'.join(kinds)}")
+    model = load_model(config.checkpoint or bundled_checkpoint())
+    size, patch_size = model.config.img_size, model.config.patch_size
     if config.photos is None:
-        images = drawn_test_images(size)
+        images, valid = drawn_tests(size)
     else:
-        photos, skipped = read_photos(config.photos, size, config.skip_bad)
-        images = photos.__getitems__(list(range(len(photos)))).float() / 255
+        photos = FolderImages(config.photos, size, config.skip_bad)
+        read = {name: photos[i] for i, name in enumerate(photos.names)}
+        rgba = torch.stack([image for name, image in read.items() if name not in photos.skipped]) / 255
+        images, valid = rgba[:, :3], rgba[:, 3] == 1
     methods = {**BASELINES, "model": model_method(model)}
-    scores = evaluate(methods, images, model.config.patch_size, progress=True)
+    scores = evaluate(methods, images, patch_size, valid)
     config.out.parent.mkdir(parents=True, exist_ok=True)
-    evaluation_figure(methods, scores, images, model.config.patch_size).savefig(config.out)
-    left_out = notes + [f"left out: {reason}" for reason in skipped]
-    wedged = int(image_border_fill(images).any(dim=(1, 2)).sum())
-    about = f"{len(images)} images, {wedged} of them with flat wedges, which no hole touches"
-    return "\n".join([*left_out, about, "", evaluation_table(scores), "", f"figure: {config.out}"])
+    evaluation_figure(methods, scores, images, patch_size, valid).savefig(config.out)
+    bordered = int((~valid).flatten(1).any(dim=1).sum())
+    about = f"{len(images)} images, {bordered} of them with border fill, which no hole touches"
+    return "\n".join([about, "", evaluation_table(scores), "", f"figure: {config.out}"])

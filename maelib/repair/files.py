@@ -1,31 +1,19 @@
 """`maelib reconstruct`: repair a photo, or a folder of them, with a trained model."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from maelib.data.photos import (
-    PHOTO_SUFFIXES,
-    Photo,
-    PhotoError,
-    mask_from_alpha,
-    mask_from_boxes,
-    mask_from_colour,
-    open_photo,
-    read_mask,
-    write_photo,
-)
+from maelib.data import photos
+from maelib.data.photos import SUFFIXES, Photo, PhotoError
 from maelib.model import MaskedAutoencoder
 from maelib.repair.photo import repair_photo
-from maelib.weights.checkpoint import bundled_checkpoint
-from maelib.weights.published import load_model
-
-PANEL_HEIGHT = 1024  # most pixels of a side-by-side
+from maelib.weights import bundled_checkpoint, load_model
 
 
 @dataclass(frozen=True)
@@ -37,132 +25,123 @@ class ReconstructConfig:
     checkpoint: Path | None = None
     """model.safetensors of a training run, or published weights; by default the bundled model"""
     mask: Path | None = None
-    """picture as large as the photo, white where to repair; for a folder of photos, one for all of them or a folder
-    with NAME.png or NAME_mask.png for each"""
+    """picture as large as the photo, white where to repair and black elsewhere; for a folder of photos, one for all of
+    them or a folder with NAME.png or NAME_mask.png for each"""
     mask_colour: tuple[int, int, int] | None = None
     """repair what has this colour (red green blue, 0 to 255), such as 0 0 0 where a scan is missing"""
     tolerance: int = 8
-    """how far in each channel a pixel may lie from --mask-colour"""
+    """how far each channel of a pixel may be from --mask-colour"""
     mask_alpha: bool = False
     """repair what is transparent"""
     boxes: tuple[tuple[int, int, int, int], ...] = ()
     """repair boxes: left top right bottom in pixels, right and bottom excluded; four numbers for each box"""
     out: Path | None = None
-    """file for the repaired photo, or folder; by default the folder `repaired` beside the photos. NAME_mask.png and
-    NAME_side_by_side.png are written beside it. PNG keeps what is visible to the bit, JPEG does not"""
+    """file for the repaired photo, or folder (one that exists, or a name without suffix); by default the folder
+    `repaired` beside the photos. NAME_mask.png and NAME_side_by_side.png are written beside it. All formats but JPEG
+    keep what is visible to the bit; what a format cannot hold (16 bits, colour profile, EXIF) is warned of"""
     overwrite: bool = False
-    """repair again what is there already; without it only what is missing is made"""
+    """repair again what has been repaired; without it only missing files are made"""
 
     def __post_init__(self) -> None:
-        given = [self.mask is not None, self.mask_colour is not None, self.mask_alpha, bool(self.boxes)]
-        if sum(given) != 1:
-            raise ValueError(
-                f"{sum(given)} kinds of mask are given, one is needed; use one of --mask, --mask-colour, --mask-alpha, "
-                "--boxes"
-            )
+        given = sum([self.mask is not None, self.mask_colour is not None, self.mask_alpha, bool(self.boxes)])
+        if given != 1:
+            cure = "use one of --mask, --mask-colour, --mask-alpha, --boxes"
+            raise ValueError(f"{given} kinds of mask are given, one is needed; {cure}")
 
 
-@dataclass(frozen=True)
-class Repair:
-    """What became of one photo."""
+class Repair(NamedTuple):
+    """What became of one photo.
+
+    Attributes
+    ----------
+    photo : the photo.
+    out : where its repair is, or would be.
+    error : what was wrong with the photo or its mask.
+    skipped : whether the repair was there before.
+    """
 
     photo: Path
-    """the photo"""
     out: Path
-    """where its repair is, or would be"""
     error: str | None = None
-    """what was wrong with the photo or its mask"""
     skipped: bool = False
-    """whether the repair was there before"""
 
     def __str__(self) -> str:
-        if self.error:
-            return f"failed    {self.error}"
-        if self.skipped:
-            return f"kept      {self.out} (there already; --overwrite makes it again)"
-        return f"repaired  {self.out}"
+        kept = f"kept      {self.out} (exists already; --overwrite repairs the photo again)"
+        text = f"failed    {self.error}" if self.error else kept if self.skipped else f"repaired  {self.out}"
+        return text.encode("utf-8", "backslashreplace").decode()  # names of files need not be UTF-8
 
 
-def _photos(config: ReconstructConfig) -> list[tuple[Path, Path]]:
+def _plan(config: ReconstructConfig) -> list[tuple[Path, Path]]:
     """Photos to repair, and where each repair goes."""
-    source, out = config.photo, config.out
+    source, files = config.photo, [config.photo]
     if source.is_dir():
-        photos = sorted(path for path in source.iterdir() if path.suffix.lower() in PHOTO_SUFFIXES)
-        photos = [path for path in photos if not path.stem.endswith("_mask")]
-        if not photos:
+        mask = config.mask and config.mask.resolve()
+        files = [p for p in photos.list_photos(source) if not p.stem.endswith("_mask") and p.resolve() != mask]
+        if not files:
             raise FileNotFoundError(f"folder {source} holds no photo; put images or .npy arrays into it")
-        out = source / "repaired" if out is None else out
-    else:
-        photos = [source]
-        out = source.parent / "repaired" if out is None else out
-        if out.suffix.lower() in PHOTO_SUFFIXES and not out.is_dir():
+    out = config.out or (source if source.is_dir() else source.parent) / "repaired"
+    if out.suffix and not out.is_dir():
+        photos.check_output(out)
+        if not source.is_dir():
             return [(source, out)]
-    if out.is_file() or out.suffix.lower() in PHOTO_SUFFIXES:
+    if not out.is_dir() and (out.suffix or out.exists()):
         raise ValueError(f"--out {out} is a file, but several files go there; name a folder")
-    lossless = set(PHOTO_SUFFIXES) - {".jpg", ".jpeg"}  # so that what is visible stays as it is
-    return [(path, out / (path.stem + (path.suffix if path.suffix.lower() in lossless else ".png"))) for path in photos]
-
-
-def _mask_file(masks: Path, photo: Path) -> Path:
-    """The mask of a photo: `masks` itself, or the file of the photo's name in it."""
-    if not masks.is_dir():
-        return masks
-    for stem in (f"{photo.stem}_mask", photo.stem):
-        for path in sorted(masks.glob("*")):
-            if path.stem == stem and path.suffix.lower() in PHOTO_SUFFIXES and path.resolve() != photo.resolve():
-                return path
-    raise PhotoError(f"{photo}: {masks} holds no mask for it; add {photo.stem}_mask.png, white where to repair")
+    kept = {path: SUFFIXES.get(path.suffix.lower(), "JPEG") != "JPEG" for path in files}  # JPEG would lose pixels
+    return [(path, out / (path.name if kept[path] else f"{path.stem}.png")) for path in files]
 
 
 def _find_hole(config: ReconstructConfig, path: Path, photo: Photo) -> np.ndarray:
-    if config.mask is not None:
-        return read_mask(_mask_file(config.mask, path), photo.pixels.shape)
     if config.mask_colour is not None:
-        return mask_from_colour(photo.pixels, config.mask_colour, config.tolerance, path)
+        return photos.mask_from_colour(photo, config.mask_colour, config.tolerance, path)
     if config.mask_alpha:
-        return mask_from_alpha(photo, path)
-    return mask_from_boxes(config.boxes, photo.pixels.shape, path)
+        return photos.check_hole(photo.transparent, photo.pixels.shape, f"{path}, alpha")
+    if config.boxes:
+        return photos.mask_from_boxes(config.boxes, photo.pixels.shape, path)
+    mask = config.mask
+    if mask.is_dir():
+        names = {file.stem: file for file in reversed(photos.list_photos(mask)) if file.resolve() != path.resolve()}
+        mask = names.get(f"{path.stem}_mask", names.get(path.stem))
+        if mask is None:
+            cure = f"add {path.stem}_mask.png, white where to repair"
+            raise PhotoError(f"{path}: {config.mask} holds no mask for it; {cure}")
+    return photos.read_mask(mask, photo.pixels.shape)
 
 
 def side_by_side(photo: np.ndarray, hole: np.ndarray, repaired: np.ndarray) -> np.ndarray:
     """Photo, photo with the hole in grey, and repair in one picture, uint8 `(h, w, 3)`, at most 1024 px high."""
-    panels = [photo, np.where(hole[..., None], np.uint8(128), photo), repaired]
     height, width = hole.shape
-    scale = min(1, PANEL_HEIGHT / height)
+    scale = min(1, 1024 / height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    panels = [np.asarray(Image.fromarray(panel).resize(size, Image.Resampling.LANCZOS)) for panel in panels]
+    photo, repaired = (np.asarray(Image.fromarray(x).resize(size, Image.Resampling.LANCZOS)) for x in (photo, repaired))
+    hole = np.asarray(Image.fromarray(hole).convert("L").resize(size, Image.Resampling.BOX)) > 127
     gap = np.full((size[1], max(4, size[0] // 50), 3), 255, np.uint8)
-    return np.hstack([panels[0], gap, panels[1], gap, panels[2]])
+    return np.hstack([photo, gap, np.where(hole[..., None], np.uint8(128), photo), gap, repaired])
 
 
-def _repair_file(config: ReconstructConfig, path: Path, out: Path, model: MaskedAutoencoder, inputs: set[Path]) -> bool:
-    """Repair one file, never over one of `inputs`; False when nothing was missing."""
-    outs = [out, *(out.with_name(f"{out.stem}_{what}.png") for what in ("mask", "side_by_side"))]
-    if out.suffix.lower() not in PHOTO_SUFFIXES:
-        raise PhotoError(f"{out}: suffix {out.suffix!r} cannot be written; use one of {', '.join(PHOTO_SUFFIXES)}")
-    missing = [target for target in outs if config.overwrite or not target.exists()]
-    for target in outs:
-        if target.resolve() in inputs:
-            raise PhotoError(f"{target}: would be written over an input; choose another --out")
+def _repair_file(config: ReconstructConfig, path: Path, out: Path, model: MaskedAutoencoder, taken: set[Path]) -> bool:
+    """Repair one file, never over a file in `taken`, to which its own are added. False when nothing was missing."""
+    targets = [out, *(out.with_name(f"{out.stem}_{what}.png") for what in ("mask", "side_by_side"))]
+    for target in targets:
+        if target.resolve() in taken:
+            raise PhotoError(f"{path}: {target} is an input or another photo's; rename the photo or change --out")
+    taken.update(target.resolve() for target in targets)
+    missing = [target for target in targets if config.overwrite or not target.exists()]
     if not missing:
         return False
-    photo = open_photo(path)
+    photo = photos.open_photo(path)
     hole = _find_hole(config, path, photo)
-    repaired = repair_photo(photo.pixels, hole, model)
-    alpha = None if photo.alpha is None else np.where(hole, np.uint8(255), photo.alpha)
-    pictures = (
-        Photo(repaired, alpha, photo.icc_profile),
-        hole.astype(np.uint8) * 255,
-        side_by_side(photo.pixels, hole, repaired),
-    )
-    for target, picture in zip(outs, pictures, strict=True):
+    if photo.alpha is not None:
+        photos.check_output(out, photo.alpha[~hole])
+    repaired = repair_photo(photo.pixels, hole, model, photo.transparent)
+    pictures = photos.fill_hole(photo, repaired, hole), hole * np.uint8(255), side_by_side(photo.pixels, hole, repaired)
+    for target, picture in zip(targets, pictures, strict=True):
         if target in missing:
-            write_photo(target, picture, config.overwrite)
+            photos.write_photo(target, picture)
     return True
 
 
 def reconstruct(config: ReconstructConfig) -> list[Repair]:
-    """Repair what `config` names and tell what became of each photo; a bad one does not stop the others.
+    """Repair what `config` names and say what became of each photo; one that fails does not stop the others.
 
     Beside each repair `NAME.png` go its mask, `NAME_mask.png`, and `NAME_side_by_side.png`.
 
@@ -171,21 +150,19 @@ def reconstruct(config: ReconstructConfig) -> list[Repair]:
     FileNotFoundError
         When a folder holds no photo, or there is no such checkpoint.
     ValueError
-        When several photos would go into one file, or the checkpoint is damaged.
+        When `--out` cannot be written, several photos would go into one file, or the checkpoint is damaged.
     """
-    model, notes = load_model(config.checkpoint or bundled_checkpoint())
-    for note in notes:
-        tqdm.write(note, file=sys.stderr)
-    results: list[Repair] = []
-    jobs = _photos(config)
+    jobs = _plan(config)
+    model = load_model(config.checkpoint or bundled_checkpoint())
     masks = [] if config.mask is None else [config.mask, *config.mask.glob("*")]
-    inputs = {path.resolve() for path in (*masks, *(photo for photo, _ in jobs))}
+    taken = {path.resolve() for path in (*masks, *(path for path, _ in jobs))}
+    results = []
     for path, out in tqdm(jobs, "repairing", unit="photo", disable=len(jobs) == 1):
         try:
-            twin = next((result.photo for result in results if result.out == out), None)
-            if twin is not None:
-                raise PhotoError(f"{path}: its repair would have the name of that of {twin.name}; rename one")
-            results.append(Repair(path, out, skipped=not _repair_file(config, path, out, model, inputs)))
-        except (ValueError, OSError) as error:
-            results.append(Repair(path, out, error=str(error)))
+            results.append(Repair(path, out, skipped=not _repair_file(config, path, out, model, taken)))
+        except (ValueError, OSError, MemoryError, RuntimeError) as error:
+            why = str(error)
+            if isinstance(error, MemoryError | RuntimeError):  # torch raises RuntimeError when memory runs out
+                why = f"no memory was left, or {error!r}; save a smaller copy, or close other programs"
+            results.append(Repair(path, out, why if isinstance(error, PhotoError) else f"{path}: {why}"))
     return results

@@ -1,14 +1,17 @@
-"""Repair: any photo and any hole, with a trained model or a classical method.
+"""Repair of any photo and any hole, with a trained model or a classical method.
 
-`repair` works on batches at the model's own scale. `repair_photo` takes one photo of any size and goes from coarse to
-fine; `benchmarks/large_photos.py` compares that with the coarse pass alone and with tiles alone.
+`repair` works on batches at the model's own scale. `repair_photo` takes one photo of any size: it cuts crops around the
+holes of large photos, and a model repairs each from coarse to fine. `benchmarks/large_photos.py` compares that with the
+coarse pass alone and with tiles alone.
 """
 
+from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from maelib.data.photos import check_hole
@@ -16,7 +19,10 @@ from maelib.masking import mask_from_pixels
 from maelib.model import MaskedAutoencoder
 
 MOST_HIDDEN = 0.4  # share of a tile's patches; beyond it a tile has too little to go by, and the coarser repair stays
-SHIFTS = 2  # the patch grid is shifted this often along each axis, which averages its edges away
+SHIFTS = 2  # positions of the patch grid along each axis, whose average hides the grid's edges
+AT_ONCE = 24_000_000  # pixels that are repaired at once, which bounds the memory needed
+CONTEXT = 1.25  # what a crop shows on each side of a hole, in sizes of the hole
+BLOCK = 64  # px; holes in neighbouring blocks of this side are repaired together
 
 
 @torch.no_grad()
@@ -26,7 +32,7 @@ def repair(images: Tensor, hole: Tensor, method: MaskedAutoencoder | str) -> Ten
     Parameters
     ----------
     images : Tensor
-        `(B, C, H, W)` in [0, 1]; for a model, sides are multiples of its patch size.
+        `(B, C, H, W)` in [0, 1]; for a model, the sides are multiples of its patch size.
     hole : Tensor
         `(B, H, W)` bool, True = to be filled. A model is shown no patch that the hole touches.
     method : MaskedAutoencoder or str
@@ -35,15 +41,10 @@ def repair(images: Tensor, hole: Tensor, method: MaskedAutoencoder | str) -> Ten
     Raises
     ------
     ValueError
-        For an unknown name, a hole of another shape, or one that leaves nothing visible.
+        For an unknown name, or a hole that leaves nothing visible.
     """
     from maelib.repair.classical import BASELINES  # loads what classical methods need, which models do not
 
-    if hole.dtype != torch.bool or hole.shape != images[:, 0].shape:
-        raise ValueError(
-            f"hole is {hole.dtype} of shape {tuple(hole.shape)}; for images {tuple(images.shape)} use bool of shape "
-            f"{tuple(images[:, 0].shape)}, True = to be filled"
-        )
     if not isinstance(method, str):
         device = next(iter(method.parameters())).device
         mask = mask_from_pixels(hole, method.config.patch_size)
@@ -58,8 +59,8 @@ def repair(images: Tensor, hole: Tensor, method: MaskedAutoencoder | str) -> Ten
 def harmonic_fill(values: Tensor, known: Tensor, sweeps: int = 24) -> Tensor:
     """Span a smooth surface over the gaps of `values` `(B, C, H, W)`, through what is `known` `(B, H, W)` bool.
 
-    Solves Laplace's equation in the gaps (Perez et al. 2003, equation 2) by Jacobi sweeps, first on coarse grids, then
-    on finer ones. A constant is continued exactly.
+    Solves Laplace's equation in the gaps (Perez et al. 2003, equation 2) by Jacobi sweeps, on coarse grids before fine
+    ones. A constant is continued exactly.
     """
     here = known[:, None]  # (B, 1, H, W)
     surface = torch.where(here, values, 0)
@@ -84,18 +85,23 @@ def _grow(hole: Tensor) -> Tensor:
 def blend_seam(images: Tensor, repaired: Tensor, hole: Tensor) -> Tensor:
     """Shift the hole `(B, H, W)` of `repaired` `(B, C, H, W)` so that it agrees with `images` around it.
 
-    What `repaired` misses the images by, in the pixels beside the hole, is continued into it by a membrane. A constant
-    error is removed exactly, and nothing outside the hole changes.
+    The error of `repaired` in the pixels beside the hole is continued into the hole by `harmonic_fill` and taken off.
+    A constant error is removed exactly, and nothing outside the hole changes.
     """
     shift = harmonic_fill(images - repaired, _grow(hole) & ~hole)
     return torch.where(hole[:, None], (repaired + shift).clamp(0, 1), images)
 
 
 def _shrink(photo: Tensor, hole: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Photo `(C, H, W)` and hole `(H, W)` at another size; only visible pixels count, so that no hole bleeds."""
+    """Photo `(C, H, W)`, 0 in its hole `(H, W)`, at another size, and the share of each pixel that is visible.
+
+    Only visible pixels count, so that no hole bleeds.
+    """
     visible = (~hole)[None].to(photo)
-    both = torch.cat([photo * visible, visible])[None]  # (1, C + 1, H, W)
+    if shape == hole.shape:
+        return photo, visible[0]
     smaller = shape[0] <= hole.shape[0] and shape[1] <= hole.shape[1]
+    both = torch.cat([photo, visible])[None]  # (1, C + 1, H, W)
     both = F.interpolate(both, size=shape, mode="area" if smaller else "bilinear")[0]
     share = both[-1]
     return torch.where(share > 0, both[:-1] / share.clamp(min=1e-6), 0), share
@@ -125,46 +131,44 @@ def _predict(model: MaskedAutoencoder, tiles: Tensor, hole: Tensor) -> Tensor:
     return total / count
 
 
-def _starts(side: int, tile: int) -> list[int]:
-    """First pixels of tiles that overlap by half and end with the picture."""
-    return [*range(0, side - tile, max(1, tile // 2)), side - tile]
-
-
 def _repair_tiles(photo: Tensor, hole: Tensor, model: MaskedAutoencoder, tile: tuple[int, int], most: float) -> Tensor:
     """Repair the hole `(H, W)` of `photo` `(C, H, W)` tile by tile, each fading towards its edges.
 
-    The model is asked for the pixels beside the hole too, since what it misses there tells how to shift the tile,
-    unless that hides more than half of the patches it could go by. Tiles of which more than `most` is hidden keep what
-    the hole shows already.
+    The model is asked for the pixels beside the hole too, since its error there tells how to shift the tile, unless
+    that hides more than half of the patches it could go by. A tile of which more than `most` is hidden keeps what
+    `photo` shows in the hole already.
     """
     larger = _grow(hole[None])[0]
     window = [torch.sin(torch.pi * (torch.arange(side) + 0.5) / side) ** 2 + 1e-3 for side in tile]
     window = window[0][:, None] * window[1]  # (h, w)
     total, weight = torch.zeros_like(photo), torch.zeros_like(photo[0])
-    boxes = []
-    for top in _starts(hole.shape[0], tile[0]):
-        for left in _starts(hole.shape[1], tile[1]):
-            box = (slice(top, top + tile[0]), slice(left, left + tile[1]))
-            if hole[box].any():
-                weight[box] += window
-                masks = torch.stack([hole[box], larger[box]])
-                hidden = mask_from_pixels(masks, model.config.patch_size).float().mean(dim=1)
-                choice = int(hidden[1] - hidden[0] <= (1 - hidden[0]) / 2)
-                if hidden[choice] <= most:
-                    boxes.append((box, masks[choice]))
-                else:
-                    total[:, *box] += window * photo[:, *box]
-    for start in range(0, len(boxes), 32):
-        some = boxes[start : start + 32]
-        tiles, gaps = (torch.stack([x[..., *box] for box, _ in some]) for x in (photo, hole))
-        tiles = blend_seam(tiles, _predict(model, tiles, torch.stack([mask for _, mask in some])), gaps)
-        for (box, _), repaired in zip(some, tiles, strict=True):
+    jobs = []
+    starts = (
+        [*range(0, side - part, max(1, part // 2)), side - part] for side, part in zip(hole.shape, tile, strict=True)
+    )
+    for top, left in product(*starts):  # tiles overlap by half; the last one ends with the picture
+        box = (slice(top, top + tile[0]), slice(left, left + tile[1]))
+        if hole[box].any():
+            weight[box] += window
+            masks = torch.stack([hole[box], larger[box]])
+            hidden = mask_from_pixels(masks, model.config.patch_size).float().mean(dim=1)
+            choice = int(hidden[1] - hidden[0] <= (1 - hidden[0]) / 2)
+            if hidden[choice] <= most:
+                jobs.append((box, masks[choice]))
+            else:
+                total[:, *box] += window * photo[:, *box]
+    for start in range(0, len(jobs), 32):
+        boxes, masks = zip(*jobs[start : start + 32], strict=True)
+        tiles, gaps = (torch.stack([x[..., *box] for box in boxes]) for x in (photo, hole))
+        tiles = blend_seam(tiles, _predict(model, tiles, torch.stack(masks)), gaps)
+        for box, repaired in zip(boxes, tiles, strict=True):
             total[:, *box] += window * repaired
-    return torch.where(hole, total / weight.clamp(min=1e-6), photo)
+    total /= weight.clamp_(min=1e-6)
+    return torch.where(hole, total, photo, out=total)  # no further copy of what may be large
 
 
 def _repair_by_model(photo: Tensor, hole: Tensor, model: MaskedAutoencoder) -> Tensor:
-    """Repair `photo` `(C, H, W)` in [0, 1]: the whole at the model's scale, then finer and finer by tiles.
+    """Repair `photo` `(C, H, W)` in [0, 1], 0 in its hole: the whole at the model's scale, then finer and finer tiles.
 
     A finer pass starts from the coarser repair and predicts anew where its tiles see enough of the photo.
     """
@@ -175,19 +179,73 @@ def _repair_by_model(photo: Tensor, hole: Tensor, model: MaskedAutoencoder) -> T
         if repaired is None:
             start, tile, most = harmonic_fill(small[None], share[None] > 0)[0], size, 1 - 1e-6
         else:
-            start = F.interpolate(repaired[None], size=size, mode="bicubic")[0].clamp(0, 1)
+            start = F.interpolate(repaired[None], size=size, mode="bicubic")[0].clamp_(0, 1)
             step = model.config.patch_size
             tile, most = tuple(min(model.config.img_size, side // step * step) for side in size), MOST_HIDDEN
-        start = torch.where(gap, start, small)
-        repaired = _repair_tiles(start, gap, model, tile, most)
+        repaired = _repair_tiles(torch.where(gap, start, small, out=start), gap, model, tile, most)
     if repaired.shape[1:] != hole.shape:
         repaired = F.interpolate(repaired[None], size=hole.shape, mode="bilinear", antialias=True)[0]
     return repaired
 
 
+def _repair_crop(photo: np.ndarray, hidden: np.ndarray, method: MaskedAutoencoder | str) -> np.ndarray:
+    """Repair what is `hidden` `(H, W)` of uint8 `(H, W, 3)`, at a reduced size where the whole would be too large."""
+    (height, width), factor, strips = hidden.shape, int(np.ceil((hidden.size / AT_ONCE) ** 0.5)), []
+    if factor > 1:
+        for top in range(0, height, 64 * factor):  # in strips, because Pillow copies what it reduces
+            rows = slice(top, top + 64 * factor)
+            visible = Image.fromarray(np.dstack([photo[rows], ~hidden[rows] * np.uint8(255)]))
+            strips.append(np.asarray(visible.reduce(factor)))  # weighs colours by alpha: only visible pixels count
+        small = np.vstack(strips)
+        repaired = Image.fromarray(_repair_crop(small[..., :3], small[..., 3] == 0, method))
+        box = (0, 0, width / factor, height / factor)
+        return np.asarray(repaired.resize((width, height), Image.Resampling.BICUBIC, box))
+    visible = np.where(hidden[..., None], np.uint8(0), photo)
+    image, gap = torch.from_numpy(visible).permute(2, 0, 1) / 255, torch.from_numpy(hidden)
+    if isinstance(method, str):
+        filled = repair(image[None], gap[None], method)[0]
+    else:
+        filled = _repair_by_model(image, gap, method)
+    filled = (filled.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()  # (C, H, W) -> (H, W, C)
+    if (visible == visible[..., :1]).all():  # a grey photo gets a grey repair
+        filled = filled.mean(axis=2, keepdims=True).round().astype(np.uint8).repeat(3, axis=2)
+    return filled
+
+
+def _find_crops(hole: np.ndarray, hidden: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Boxes that together contain the hole, each with the crop to repair it from: `((top, left), (bottom, right))`.
+
+    At least half of a crop is visible, where the photo has as much.
+    """
+    from scipy.ndimage import find_objects, label
+
+    whole = np.array([(0, 0), hole.shape])
+    if hole.size <= AT_ONCE:
+        yield whole, whole
+        return
+    blocks = hole
+    for axis in (0, 1):
+        blocks = np.logical_or.reduceat(blocks, range(0, blocks.shape[axis], BLOCK), axis)
+    for rows, cols in find_objects(label(blocks, np.ones((3, 3)))[0]):
+        box = np.array([(rows.start, cols.start), (rows.stop, cols.stop)]) * BLOCK
+        reach, crop = (CONTEXT * (box[1] - box[0])).astype(int), box
+        while crop is box or ((crop != whole).any() and hidden[_inside(crop)].mean() > 0.5):
+            crop = np.stack([crop[0] - reach, crop[1] + reach]).clip(*whole)
+        yield box.clip(*whole), crop
+
+
+def _inside(box: np.ndarray) -> tuple[slice, slice]:
+    return tuple(map(slice, *box))
+
+
 @torch.no_grad()
-def repair_photo(photo: np.ndarray, hole: np.ndarray, method: MaskedAutoencoder | str) -> np.ndarray:
+def repair_photo(
+    photo: np.ndarray, hole: np.ndarray, method: MaskedAutoencoder | str, unknown: np.ndarray | bool = False
+) -> np.ndarray:
     """Fill the hole of one photo of any size; every other pixel stays as it is, to the bit.
+
+    A photo of more than 24 megapixels is repaired from crops around its holes, and a crop of more than that at a
+    reduced size, so that the memory needed beyond a few copies of the photo stays below 2 GB.
 
     Parameters
     ----------
@@ -197,6 +255,8 @@ def repair_photo(photo: np.ndarray, hole: np.ndarray, method: MaskedAutoencoder 
         `(H, W)` bool, True = to be filled. What the photo shows there is never looked at.
     method : MaskedAutoencoder or str
         A model, or the name of one of `maelib.repair.classical.BASELINES`.
+    unknown : ndarray, optional
+        `(H, W)` bool, True = not looked at either, although it stays as it is, such as what is transparent.
 
     Returns
     -------
@@ -206,25 +266,15 @@ def repair_photo(photo: np.ndarray, hole: np.ndarray, method: MaskedAutoencoder 
     Raises
     ------
     ValueError
-        When the photo is no uint8 `(H, W, 3)` or smaller than a patch, or the hole has another size, or hides
-        nothing or everything (`PhotoError`).
+        When the photo is not uint8 `(H, W, 3)`, or the hole has another size, or hides
+        nothing, or nothing is visible (`PhotoError`).
     """
     if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
-        raise ValueError(
-            f"photo is {photo.dtype} of shape {photo.shape}, expected uint8 (H, W, 3); see data.photos.as_rgb_uint8"
-        )
-    check_hole(hole, photo.shape)
-    if not isinstance(method, str) and min(photo.shape[:2]) < method.config.patch_size:
-        raise ValueError(
-            f"photo is {photo.shape[1]} x {photo.shape[0]} px (width x height), smaller than a patch of the model; use "
-            f"one of at least {method.config.patch_size} px a side"
-        )
-    visible = np.where(hole[..., None], np.uint8(0), photo)
-    image, gap = torch.from_numpy(visible).permute(2, 0, 1) / 255, torch.from_numpy(hole)
-    filled = (
-        repair(image[None], gap[None], method)[0] if isinstance(method, str) else _repair_by_model(image, gap, method)
-    )
-    filled = (filled.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()  # (C, H, W) -> (H, W, C)
-    if (visible == visible[..., :1]).all():
-        filled = filled.mean(axis=2, keepdims=True).round().astype(np.uint8)
-    return np.where(hole[..., None], filled, photo)
+        raise ValueError(f"photo is {photo.dtype} of shape {photo.shape}; use uint8 (H, W, 3)")
+    hidden = check_hole(check_hole(hole, photo.shape) | unknown, photo.shape)
+    result = photo.copy()
+    for box, crop in _find_crops(hole, hidden):
+        repaired = _repair_crop(photo[_inside(crop)], hidden[_inside(crop)], method)
+        here = _inside(box)
+        np.copyto(result[here], repaired[_inside(box - crop[0])], where=hole[here][..., None])
+    return result

@@ -1,4 +1,4 @@
-"""What a run writes down: a CSV log, its curves, pictures of what the model repairs, and the same for a tracker."""
+"""What a run writes down: a CSV log, its curves, pictures of its repairs, and the same for a tracker."""
 
 import csv
 import io
@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -16,44 +16,50 @@ from maelib.masking import mask_to_pixels
 from maelib.model import MaskedAutoencoder
 from maelib.patches import unpatchify
 from maelib.plots import mask_overlay, show_curves, show_images
+from maelib.training.recipes import TrainConfig, plain
+from maelib.training.validation import Validation
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+CURVES = {  # figure -> what starts the names of its columns, and the label of its axis
+    "loss": (("train_loss", "val_loss"), "loss"),
+    "psnr": (("psnr",), "hole PSNR, dB"),
+    "mse": (("train_mse", "val_mse"), "squared error"),
+    "perceptual": (("train_perceptual", "val_perceptual"), "perceptual loss"),
+}
+
 
 class CsvLog:
-    """Rows of numbers in `path`, one a log interval; a run that resumes drops the rows after its step.
+    """Rows of numbers in the file `path`, one a log interval.
 
-    The columns are those of all rows; a cell is empty where a row has no such number.
+    A run that resumes at `first_step` drops the rows after it. Of several processes one writes (`active`).
     """
 
-    def __init__(self, path: Path, first_step: int = 0) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path, first_step: int = 0, active: bool = True) -> None:
+        self.path, self.active = Path(path), active
         self.rows = [row for row in read_log(path) if row["step"] <= first_step] if first_step else []
-        self._write()
 
-    def _write(self) -> None:
-        """All of it, each time: a row that did not reach a full disk does so with the next."""
-        file = io.StringIO(newline="")
-        if self.rows:
-            writer = csv.DictWriter(file, _columns(self.rows))
-            writer.writeheader()
-            writer.writerows(self.rows)
-        write_atomic(self.path, file.getvalue().encode())
+    @property
+    def last_is_best(self) -> bool:
+        """Whether the validation loss of the last row is below that of every other."""
+        *earlier, last = [row.get("val_loss", math.inf) for row in self.rows]
+        return all(last < loss for loss in earlier)
 
     def add(self, row: Mapping[str, float]) -> None:
-        """Append one row, which must hold `step`, and bring the log to the disk."""
+        """Append a row, which must hold `step`, and write the whole file."""
         self.rows.append(dict(row))
-        self._write()
-
-
-def _columns(rows: list[dict[str, float]]) -> list[str]:
-    """Every name in any of the rows, in the order of first use."""
-    return list(dict.fromkeys(name for row in rows for name in row))
+        if self.active:
+            file = io.StringIO(newline="")
+            names = dict.fromkeys(name for row in self.rows for name in row)  # in the order of first use
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(self.rows)
+            write_atomic(self.path, file.getvalue().encode())
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """Rows of a run's `log.csv`, without their empty cells; no rows when there is no such file.
+    """Rows of a run's `log.csv`, without empty cells; an empty list when there is no such file.
 
     Raises
     ------
@@ -67,59 +73,44 @@ def read_log(path: Path) -> list[dict[str, float]]:
             rows = [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
         return [row | {"step": int(row["step"])} for row in rows]
     except (csv.Error, LookupError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is no log of a run, or damaged ({error}); mend it, or move it away: a run that resumes then logs "
-            "from there on"
-        ) from error
+        raise ValueError(f"{path} is damaged or not the log of a run ({error}); repair it or move it away") from error
 
 
 def save_curves(rows: list[dict[str, float]], path: Path) -> None:
-    """Draw loss and hole PSNR of a log over its steps, two PNG files: `path` with -loss and -psnr in the name.
-
-    A log of a loss with several terms also gives -mse, -perceptual and, for the norms of their gradients, -grad.
-    """
-    steps = [row["step"] for row in rows]
-    for kind, starts, unit in (
-        ("loss", ("train_loss", "val_loss"), "loss"),
-        ("psnr", ("psnr",), "hole PSNR, dB"),
-        ("mse", ("train_mse", "val_mse"), "squared error"),
-        ("perceptual", ("train_perceptual", "val_perceptual"), "perceptual loss"),
-        ("grad", ("grad_",), "norm of the gradient at the prediction"),
-    ):
-        names = [name for name in _columns(rows) if name.startswith(starts)]
-        series = {name: [row.get(name, math.nan) for row in rows] for name in names}
-        if series:
-            figure = show_curves(series, x=steps, xlabel="step", ylabel=unit)
+    """Draw the curves of a log over its steps, a PNG file for each entry of `CURVES`: `path` with -loss, -psnr, ..."""
+    for kind, (starts, label) in CURVES.items():
+        names = dict.fromkeys(name for row in rows for name in row if name.startswith(starts))
+        if names:
+            series = {name: [row.get(name, math.nan) for row in rows] for name in names}
+            figure = show_curves(series, x=[row["step"] for row in rows], xlabel="step", ylabel=label)
             figure.savefig(path.with_name(f"{path.stem}-{kind}.png"))
 
 
 @torch.no_grad()
-def reconstructions(model: MaskedAutoencoder, images: Tensor, mask: Tensor, note: str = "") -> dict[str, Tensor]:
-    """Original, masked, the bare prediction and the repair, its name ending in `note`: each `(B, C, H, W)` in [0, 1].
+def reconstructions(model: MaskedAutoencoder, validation: Validation, kind: str) -> dict[str, Tensor]:
+    """The first six validation images under the `kind` of hole: original, masked, prediction and repair.
 
-    Takes `images` `(B, C, H, W)` in [0, 1] and `mask` `(B, N)`, on the model's device; returns them on the CPU.
+    Each is `(6, 3, H, W)` in [0, 1] on the CPU. A model that predicts normalised pixels has no prediction to show.
     """
-    size = model.config.patch_size
-    grid = (images.shape[2] // size, images.shape[3] // size)
-    repaired = model.reconstruct(images, mask)
-    columns = {"original": images, "masked": mask_overlay(images, mask_to_pixels(mask, size, grid))}
-    if not model.config.norm_pix:  # normalised pixels have no picture of their own
-        columns["prediction"] = unpatchify(model(images, mask), size, grid).clamp(0, 1).float()
-    columns[f"repaired{note}"] = repaired
+    images, mask, size = validation.images[:6], validation.masks[kind][:6], model.config.patch_size
+    columns = {"original": images, "masked": mask_overlay(images, mask_to_pixels(mask, size, validation.grid))}
+    if not model.config.norm_pix:
+        columns["prediction"] = unpatchify(model(images, mask), size, validation.grid).clamp(0, 1).float()
+    columns["repaired"] = model.reconstruct(images, mask)
     return {name: column.cpu() for name, column in columns.items()}
 
 
 def save_reconstructions(columns: Mapping[str, Tensor], path: Path) -> None:
-    """Draw what `reconstructions` returns as a PNG, a row per image."""
+    """Draw what `reconstructions` returns as a PNG file, a row per image."""
     rows = [list(row) for row in zip(*columns.values(), strict=True)]
     show_images(rows, titles=list(columns)).savefig(path)
 
 
-def start_tracker(accelerator: "Accelerator", tracker: str, config: Mapping[str, Any], out: Path) -> None:
-    """Start the tracker that the accelerator was made with, and tell it the configuration.
+def start_tracker(accelerator: "Accelerator", config: TrainConfig) -> None:
+    """Start the tracker that the accelerator was made with, and hand it the configuration.
 
-    Its files go into `out` where it takes a folder. Weights & Biases needs no account: unless `WANDB_MODE` says
-    otherwise, a run goes online only where somebody has logged in.
+    Weights & Biases needs no account: unless `WANDB_MODE` says otherwise, a run goes online only where somebody has
+    logged in. Its files lie in the run's folder, from where a run that resumes takes its identifier.
 
     Raises
     ------
@@ -127,22 +118,25 @@ def start_tracker(accelerator: "Accelerator", tracker: str, config: Mapping[str,
         When the tracker's package is not installed.
     """
     if not accelerator.log_with:
-        raise ImportError(f"track {tracker!r} needs its package; pip install {tracker}, or leave --track out")
+        raise ImportError(f"track {config.track!r} needs its package; pip install {config.track}, or omit --track")
     options = {}
-    if "wandb" in map(str, accelerator.log_with):  # `tracker` may be "all"
+    if "wandb" in map(str, accelerator.log_with):
         import wandb
 
         mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
-        options["wandb"] = {"mode": mode, "dir": str(out), "name": out.name}
+        options["wandb"] = {"mode": mode, "dir": str(config.out), "name": config.out.name}
+        earlier = sorted(config.out.glob("wandb/*run-*-*")) if config.resume else []
+        if earlier:
+            options["wandb"] |= {"id": earlier[-1].name.rpartition("-")[2], "resume": "allow"}
     flat = {}
-    for name, value in config.items():
+    for name, value in plain(config).items():
         flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
-    plain = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in flat.items()}
-    accelerator.init_trackers("maelib", plain, options)
+    settings = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in flat.items()}
+    accelerator.init_trackers("maelib", settings, options)
 
 
 def track_images(accelerator: "Accelerator", columns: Mapping[str, Tensor], step: int) -> None:
-    """Hand pictures `(B, C, H, W)` in [0, 1] by name to the tracker, if there is one and it takes pictures."""
+    """Hand pictures `(B, C, H, W)` in [0, 1] by name to every tracker that takes pictures."""
     pictures = {name: (x * 255).round().byte().permute(0, 2, 3, 1).numpy() for name, x in columns.items()}
     for tracker in accelerator.trackers:
         if hasattr(tracker, "log_images"):

@@ -1,81 +1,71 @@
-"""How a model in training does, on images and masks that never change."""
+"""How a model does during training, on images and masks that never change."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Generator, Tensor
+from torch.utils.data import Dataset
 
+from maelib.data.augment import to_float
 from maelib.losses import ReconstructionLoss
 from maelib.masking import MASKS, exclude_patches, mask_from_pixels, mask_to_pixels
 from maelib.metrics import hole_psnr
-from maelib.model import MAEConfig, MaskedAutoencoder
+from maelib.model import MaskedAutoencoder
 from maelib.repair.evaluate import HOLES, PSNR_CAP
+from maelib.training.recipes import TrainConfig
 
-CHUNK = 32  # most images at a time
+CHUNK = 32  # images at a time
 
 
 class Validation:
-    """Fixed images under fixed masks, so that its curve moves with the model alone.
+    """Fixed images under fixed masks, so that the curve moves with the model alone.
 
-    Takes `images` `(B, C, H, W)` in [0, 1], the masks of the training, strategy and ratio, and where the images are
-    void, `(B, H, W)` bool: patches with any void are never hidden. Of several processes each takes a `part` of the
-    images, and `total` sums a tensor over all of them; those that have any call the model equally often.
+    Attributes
+    ----------
+    images : Tensor
+        `(N, 3, H, W)` in [0, 1], at most `config.val_images`, without augmentation.
+    masks : dict of str to Tensor
+        `(N, n)` bool for "val_loss", drawn as in training, and for each kind of hole in `HOLES`. No mask hides a
+        patch that holds any transparent pixel.
     """
 
-    def __init__(
-        self,
-        images: Tensor,
-        config: MAEConfig,
-        mask: str,
-        mask_ratio: float,
-        voids: Tensor | None = None,
-        part: slice = slice(None),
-        total: Callable[[Tensor], Tensor] = lambda x: x,
-    ) -> None:
-        self.images, self.size, self.grid, self.total = images[part], config.patch_size, config.grid_size, total
-        chunks = -(-len(images) // (CHUNK * (part.step or 1)))
-        self.chunks = [chunk for chunk in torch.arange(len(self.images)).tensor_split(chunks) if len(chunk)]
-        masks = {
-            name: MASKS[kind](len(images), self.grid, ratio, Generator().manual_seed(i)).to(images.device)
-            for i, (name, (kind, ratio)) in enumerate(({"val_loss": (mask, mask_ratio)} | HOLES).items())
+    def __init__(self, dataset: Dataset, config: TrainConfig, device: torch.device) -> None:
+        count = min(len(dataset), config.val_images)
+        rgba = to_float(torch.stack([dataset[i] for i in range(count)])).to(device)
+        self.images, self.size, self.grid = rgba[:, :3], config.model.patch_size, config.model.grid_size
+        invalid = mask_from_pixels(rgba[:, 3] < 1, self.size)
+        kinds = {"val_loss": (config.mask, sum(config.mask_ratio) / 2)} | HOLES
+        drawn = {
+            name: MASKS[kind](count, self.grid, ratio, Generator().manual_seed(i)).to(device)
+            for i, (name, (kind, ratio)) in enumerate(kinds.items())
         }
-        self.void = None if voids is None else mask_from_pixels(voids[part], self.size).to(images.device)
-        self.masks = {name: mask[part] for name, mask in masks.items()}
-        if self.void is not None:
-            self.masks = {name: exclude_patches(mask, self.void) for name, mask in self.masks.items()}
+        self.masks = {name: exclude_patches(mask, invalid) for name, mask in drawn.items()}
+        self.counts = drawn["val_loss"].sum(dim=1)  # before the exclusion, as in training
 
     @torch.no_grad()
     def __call__(self, model: MaskedAutoencoder, loss: ReconstructionLoss) -> dict[str, float]:
-        """Loss under the training's masks, on the training's scale, and hole PSNR in dB for each kind of hole.
+        """Loss and its terms under the training's masks, on the training's scale, and hole PSNR in dB for each hole.
 
-        A loss with a perceptual term gives its terms too, `val_mse` and `val_perceptual`. Where the loss is infinite
-        or no number, nothing is repaired, and there is no PSNR.
+        Where the loss is not finite nothing is repaired, and there is no PSNR.
         """
         model.eval()
-        *sums, count = self.total(self._terms(model, loss)).tolist()
-        row = {f"val_{name}": value / count for name, value in zip(loss.names, sums, strict=True)}
-        if math.isfinite(sum(sums)):
-            psnr = self.total(torch.stack([self._psnr(model, self.masks[kind]) for kind in HOLES]))
-            row |= {f"psnr {kind}": total / number for kind, (total, number) in zip(HOLES, psnr.tolist(), strict=True)}
+        chunks, sums = torch.arange(len(self.images)).split(CHUNK), dict.fromkeys(loss.names, 0.0)
+        for chunk in chunks:
+            images, mask = self.images[chunk], self.masks["val_loss"][chunk]
+            terms = loss(model(images, mask), images, mask, self.counts[chunk].sum())
+            for name in loss.names:
+                sums[name] += terms[name].item() * len(chunk) / len(self.images)
+        row = {f"val_{name}": value for name, value in sums.items()}
+        if math.isfinite(row["val_loss"]):
+            for kind in HOLES:
+                psnr = torch.cat([self._psnr(model, self.images[chunk], self.masks[kind][chunk]) for chunk in chunks])
+                row[f"psnr {kind}"] = psnr.mean().item()
         model.train()
         return row
 
-    def _terms(self, model: MaskedAutoencoder, loss: ReconstructionLoss) -> Tensor:
-        """Each term summed over what it is a mean over, and the number of these, `(terms + 1,)`."""
-        sums = torch.zeros(len(loss.names) + 1, device=self.images.device)
-        for chunk in self.chunks:
-            images, mask = self.images[chunk], self.masks["val_loss"][chunk]
-            void = None if self.void is None else self.void[chunk]
-            count, terms = loss.count(mask, void), loss(model(images, mask), images, mask, void)
-            sums += torch.stack([*(terms[name] * count for name in loss.names), count.to(sums)])
-        return sums
-
-    def _psnr(self, model: MaskedAutoencoder, mask: Tensor) -> Tensor:
-        """Hole PSNR summed over the images, and their number, `(2,)`."""
-        sums = torch.zeros(2, device=self.images.device)
-        for chunk in self.chunks:
-            images, hidden = self.images[chunk], mask[chunk]
-            psnr = hole_psnr(model.reconstruct(images, hidden), images, mask_to_pixels(hidden, self.size, self.grid))
-            sums += torch.stack([psnr.clamp(max=PSNR_CAP).sum(), sums.new_tensor(len(psnr))])
-        return sums
+    def _psnr(self, model: MaskedAutoencoder, images: Tensor, mask: Tensor) -> Tensor:
+        """Hole PSNR of each image that has a hole."""
+        hidden = mask.any(dim=1)  # border fill may touch every patch
+        images, mask = images[hidden], mask[hidden]
+        hole = mask_to_pixels(mask, self.size, self.grid)
+        return hole_psnr(model.reconstruct(images, mask), images, hole).clamp(max=PSNR_CAP)

@@ -1,4 +1,4 @@
-"""What the course's exercises ask, one module a notebook; an exercise's name is its notebook and number: "00.1"."""
+"""The exercises of the course, one module for each notebook; an exercise is named by notebook and number: "00.1"."""
 
 from maelib.course.exercises import (
     block_masking,

@@ -16,12 +16,12 @@ def _noise() -> list[tuple[Tensor, Tensor]]:
 
 
 def _ranks(noise: Tensor) -> Tensor:
-    """Place of each patch in the order of its row's noise, `(B, N)`."""
+    """Rank of each patch by its noise within its row, `(B, N)`."""
     return noise.argsort(dim=1).argsort(dim=1)
 
 
 def _holes() -> list[tuple[Tensor, int]]:
-    """Pixel masks `(B, H, W)` that fill patches of 4 wholly, mostly, in one corner only, or at one pixel."""
+    """Pixel masks `(B, H, W)` that cover patches of 4 wholly, mostly, in one corner only, or at one pixel."""
     hole = torch.zeros(2, 8, 12, dtype=torch.bool)
     hole[0, :4, :4], hole[0, 4:7, 4:8], hole[0, 0, 11] = True, True, True
     hole[1, 3:5, 3:5], hole[1, 6, 10] = True, True
@@ -75,9 +75,9 @@ def _grids() -> list[tuple[Tensor, tuple[int, int]]]:
 def _rings(
     norm: float = torch.inf, to_visible: bool = True, swapped: bool = False, frame: bool = False
 ) -> Callable[[Tensor, tuple[int, int]], Tensor]:
-    """Ring `(B, N)` of each patch, right as it is or with one of the usual mistakes.
+    """Number the ring `(B, N)` of each patch: rightly, or with one of the usual mistakes.
 
-    The ring is the larger difference, in rows or columns, to the nearest visible patch.
+    A ring is the distance to the nearest visible patch, the larger of its difference in rows and in columns.
     """
 
     def rings(mask: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -100,24 +100,24 @@ EXERCISES = {
         mistakes=(
             (
                 lambda noise, counts: noise.argsort(dim=1) < counts[:, None],
-                "argsort lists the patches in order of their noise: sort that list once more for each patch's rank.",
+                "argsort lists the patches in order of their noise: apply argsort once more to get each patch's rank.",
             ),
             (
                 lambda noise, counts: _ranks(-noise) < counts[:, None],
                 "The highest noise is hidden here: hide the lowest.",
             ),
-            (lambda noise, counts: _ranks(noise) >= counts[:, None], "Turned round: True means hidden."),
+            (lambda noise, counts: _ranks(noise) >= counts[:, None], "This is inverted: True means hidden."),
             (
                 lambda noise, counts: _ranks(noise) <= counts[:, None],
-                "One too many: ranks begin at 0, so count of them lie below count.",
+                "This hides one patch too many: ranks begin at 0, so exactly `count` ranks are below `count`.",
             ),
             (
                 lambda noise, counts: noise < counts[:, None] / noise.shape[1],
-                "A threshold hides about that many: rank the noise of each row to be exact.",
+                "A threshold hides only about that many patches: rank the noise of each row to be exact.",
             ),
             (
                 lambda noise, counts: _ranks(noise) < counts[0],
-                "All rows hide as many as the first: compare with counts[:, None], one number a row.",
+                "All rows hide as many as the first: compare with counts[:, None], one number for each row.",
             ),
         ),
     ),
@@ -126,10 +126,7 @@ EXERCISES = {
         solution=_pool(F.max_pool2d, 0),
         praise="One hidden pixel is enough: the model must not see what stands in front.",
         mistakes=(
-            (
-                _pool(F.avg_pool2d, 0.999),
-                "Only patches that are wholly covered are hidden here: one pixel is enough.",
-            ),
+            (_pool(F.avg_pool2d, 0.999), "Only patches that are wholly covered are hidden here: one pixel is enough."),
             (_pool(F.avg_pool2d, 0.499), "Half a patch must be covered here: one pixel is enough."),
             (
                 lambda hole, patch_size: hole[:, patch_size // 2 :: patch_size, patch_size // 2 :: patch_size].flatten(
@@ -162,7 +159,7 @@ EXERCISES = {
             ),
             (
                 lambda grid, count, width: _corner(grid, count, width, lambda count, width: count // width * width),
-                "The line that is not full is missing: count must be exact.",
+                "The partial line is missing: the block must hold exactly count patches.",
             ),
             (
                 lambda grid, count, width: _corner(grid, count, width, from_the_end=False),
@@ -176,7 +173,7 @@ EXERCISES = {
                     .roll(grid[1] - width, 1)
                     .flatten()
                 ),
-                "The partial line stands at the left of the block here: each line fills leftwards, from the right.",
+                "The partial line starts at the left of the block here: fill each line leftwards, from the right.",
             ),
             (
                 lambda grid, count, width: torch.arange(grid[0] * grid[1]) >= grid[0] * grid[1] - count,
@@ -197,7 +194,7 @@ EXERCISES = {
                 lambda visible, mask, token: _put_back(
                     visible, mask, token, lambda mask: torch.arange(mask.shape[1]).expand(mask.shape)
                 ),
-                "The visible tokens still stand first: bring every one back to its place with ids_restore.",
+                "The visible tokens are still first: put each token back in its place with ids_restore.",
             ),
             (
                 lambda visible, mask, token: _put_back(
@@ -209,11 +206,11 @@ EXERCISES = {
                 lambda visible, mask, token: _put_back(
                     visible, mask, token, lambda mask: split_ids(mask)[1][:1].expand(mask.shape)
                 ),
-                "Every row has an order of its own: here all rows take that of the first.",
+                "Every row has its own order: here all rows use the order of the first.",
             ),
             (
                 lambda visible, mask, token: _put_back(visible, mask, torch.zeros_like(token)),
-                "Zeros stand in the hidden places: put the mask token there.",
+                "The hidden places hold zeros: put the mask token there.",
             ),
         ),
     ),
@@ -223,17 +220,14 @@ EXERCISES = {
         praise="A hole filled from its border inwards fills ring after ring; the last has the least to go by.",
         mistakes=(
             (_rings(norm=1), "Patches that touch at a corner are neighbours too: there are eight around a patch."),
-            (_rings(norm=2), "These are straight lines: count whole rings, a corner neighbour is one ring away."),
-            (
-                _rings(frame=True),
-                "Outside the picture nothing is visible: what you pad with there must not start a ring.",
-            ),
+            (_rings(norm=2), "These are straight-line distances: count rings; a corner neighbour is one ring away."),
+            (_rings(frame=True), "Nothing is visible outside the picture: your padding must not start a ring."),
             (_rings(to_visible=False), "These rings begin at hidden patches: begin at the visible ones."),
-            (_rings(swapped=True), "Rows and columns are swapped: patch i stands at divmod(i, cols)."),
+            (_rings(swapped=True), "Rows and columns are swapped: row and column of patch i are divmod(i, cols)."),
             (lambda mask, grid: _rings()(mask, grid) + 1, "Visible patches are ring 0, the first hidden ones ring 1."),
             (
                 lambda mask, grid: _rings()(mask, grid).clamp(max=1),
-                "One ring only: go on until every hidden patch has its number.",
+                "This is one ring only: continue until every hidden patch has its number.",
             ),
             (
                 lambda mask, grid: _rings()(mask, grid).reshape(-1, *grid),

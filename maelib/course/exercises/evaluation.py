@@ -8,7 +8,7 @@ from torch import Generator, Tensor
 from maelib.course.exercises.exercise import Exercise
 
 C1, C2 = 0.01**2, 0.03**2  # of SSIM, for values from 0 to 1
-LEAST = 2  # px, what the shifts of 06.4 must exceed
+LEAST = 2  # px; the shifts of 06.4 must be longer
 
 # ------------------------------------------------------------------------------------------------ 06.1: whole to hole
 
@@ -47,7 +47,7 @@ def _windows() -> list[tuple[Tensor, Tensor, Tensor]]:
 
 
 def _ssim(x: Tensor, y: Tensor, weights: Tensor, c1: float = C1, c2: float = C2, root: bool = False) -> Tensor:
-    """SSIM of one window; with `root`, standard deviations stand where variances belong."""
+    """SSIM of one window; `root` puts standard deviations in place of variances, a usual mistake."""
     mean_x, mean_y = (weights * x).sum(), (weights * y).sum()
     var_x, var_y = ((weights * (z - mean) ** 2).sum() for z, mean in ((x, mean_x), (y, mean_y)))
     cov = (weights * (x - mean_x) * (y - mean_y)).sum()
@@ -72,7 +72,7 @@ def _structure(x: Tensor, y: Tensor, weights: Tensor) -> Tensor:
 
 
 def _repeating() -> list[tuple[Tensor, Tensor, int]]:
-    """Three pictures `(C, H, W)` that repeat, a hole `(H, W)` with rubbish in it, and the least shift.
+    """Three pictures `(C, H, W)` that repeat, a hole `(H, W)` with noise in it, and the least shift.
 
     The first repeats every 5 px down and 4 across, and brightens slightly to the right. The second is smooth. The
     third repeats 5 px down and 3 to the left.
@@ -165,8 +165,8 @@ EXERCISES = {
             (lambda psnr, share: psnr - 10 * share.log10(), "This adds decibels: the hole is worse than the average."),
             (lambda psnr, share: psnr + 10 * (1 - share).log10(), "This uses the visible share, 1 - share."),
             (lambda psnr, share: psnr + 10 * share.log(), "This is the natural logarithm: decibels take log10."),
-            (lambda psnr, share: psnr + 20 * share.log10(), "The error is squared already: the factor is 10, not 20."),
-            (lambda psnr, share: psnr * share, "Decibels are logarithms: a factor of the error becomes a sum."),
+            (lambda psnr, share: psnr + 20 * share.log10(), "The error is already squared: the factor is 10, not 20."),
+            (lambda psnr, share: psnr * share, "Decibels are logarithms: a factor of the error becomes a summand."),
         ),
     ),
     "06.2": Exercise(
@@ -178,14 +178,14 @@ EXERCISES = {
                 _spread_with(lambda a, b: ((a.var() + b.var()) / len(a)) ** 0.5),
                 "This error is unpaired: take the standard deviation of a - b, not those of a and b.",
             ),
-            (_spread_with(lambda a, b: (a - b).std()), "This is the spread of one image: divide it by the root of n."),
-            (_spread_with(lambda a, b: (a - b).std() / len(a)), "Divided by n: a mean of n needs its root, n ** 0.5."),
-            (_spread_with(lambda a, b: (a - b).var() / len(a)), "This is squared, a variance: take its root."),
+            (_spread_with(lambda a, b: (a - b).std()), "This is the spread of one image: divide it by n ** 0.5."),
+            (_spread_with(lambda a, b: (a - b).std() / len(a)), "This divides by n: divide by its root, n ** 0.5."),
+            (_spread_with(lambda a, b: (a - b).var() / len(a)), "This is a variance: take its square root."),
             (
                 _spread_with(lambda a, b: (a - b).std(correction=0) / len(a) ** 0.5),
-                "The spread divides by n: estimated from the images themselves it divides by n - 1, as std() does.",
+                "This deviation divides by n: estimated from the images, it divides by n - 1, as std() does.",
             ),
-            (lambda a, b: _paired(b, a), "The sign is turned round: a - b is asked for."),
+            (lambda a, b: _paired(b, a), "The sign is reversed: the difference is a - b."),
         ),
     ),
     "06.3": Exercise(
@@ -204,12 +204,12 @@ EXERCISES = {
             ),
             (
                 lambda x, y, weights: _ssim(x, y, weights, root=True),
-                "Standard deviations stand where variances belong: leave out the root.",
+                "These are standard deviations in place of variances: leave out the square root.",
             ),
             (_structure, "This is the structure alone: multiply it by the light."),
             (
                 lambda x, y, weights: _ssim(x, y, weights / weights.numel()),
-                "A weighted mean is a sum, (weights * x).sum(): the weights have divided already.",
+                "A weighted mean is a sum, (weights * x).sum(): the weights already divide.",
             ),
         ),
     ),
@@ -232,7 +232,7 @@ EXERCISES = {
             ),
             (
                 lambda image, hole, least: _best(image, hole, allowed=lambda dy, dx: min(abs(dy), abs(dx)) > LEAST),
-                "Long in one direction is enough: max(abs(dy), abs(dx)) > least.",
+                "A shift that is long in one direction is enough: max(abs(dy), abs(dx)) > least.",
             ),
             (
                 lambda image, hole, least: _best(
@@ -240,10 +240,7 @@ EXERCISES = {
                 ),
                 "Shifts to the left are missing: with dy > 0, dx may be negative.",
             ),
-            (
-                lambda image, hole, least: _best(image, hole).flip(0),
-                "The order is turned round: dy, down, comes first.",
-            ),
+            (lambda image, hole, least: _best(image, hole).flip(0), "The order is reversed: dy, down, comes first."),
             (
                 lambda image, hole, least: _best(image, hole, lambda error: -error.mean()),
                 "This is the worst shift: take the smallest error.",
@@ -255,14 +252,14 @@ EXERCISES = {
         solution=lambda psnr: _lead(*_halves(psnr)),
         praise="Chosen on some images, judged on others: this number will hold up.",
         mistakes=(
-            (lambda psnr: _lead(psnr, psnr), "Chosen and judged on the same images: split them first."),
+            (lambda psnr: _lead(psnr, psnr), "The method is chosen and judged on the same images: split them first."),
             (
                 lambda psnr: _lead(_halves(psnr)[1], _halves(psnr)[1]),
-                "Chosen on the half that judges: choose on the first half.",
+                "This chooses on the half that judges: choose on the first half.",
             ),
             (
                 lambda psnr: _lead(_halves(psnr)[0], _halves(psnr)[0]),
-                "Judged on the half that chose: judge on the second.",
+                "This judges on the half that chose: judge on the second.",
             ),
             (
                 lambda psnr: _lead(*_halves(psnr), _halves(psnr)[0]),

@@ -1,4 +1,4 @@
-"""An exercise: what it asks, and the mistakes that have a hint of their own."""
+"""What an exercise consists of: trials, a solution, and foreseen mistakes with a hint for each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,10 +7,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Exercise:
-    """An exercise: `cases()` makes the arguments of each trial anew, `mistakes` pairs wrong solutions with hints.
+    """An exercise: `cases()` returns fresh arguments for each trial, `mistakes` pairs wrong solutions with hints.
 
-    An answer is tried on `cases` and compared with `solution`; where it differs, the first of the `mistakes` that gives
-    the same wrong outcome gives the hint. `praise` says what the right answer has shown.
+    An answer is tried on `cases` and compared with `solution`. Where it differs, the hint is that of the first mistake
+    with the same wrong outcome. `praise` says what the right answer has shown.
     """
 
     cases: Callable[[], list[tuple]]

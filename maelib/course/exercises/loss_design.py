@@ -1,4 +1,4 @@
-"""Exercises of notebook 04: masked losses, normalised pixels, distances of maps, receptive fields, balanced weights."""
+"""Exercises of notebook 04: masked losses, normalised pixels, feature distances, receptive fields, balanced weights."""
 
 from collections.abc import Callable
 
@@ -41,7 +41,7 @@ def _stacks() -> list[tuple[list[str]]]:
 
 
 def _terms() -> list[tuple[Tensor, list[Term], list[float]]]:
-    """Pixels, three losses of very different slope, and the shares in which they are to pull."""
+    """Pixels, three losses of very different slope, and the share that each is to have in the gradient."""
     pixels, target = torch.rand(2, 1, 3, 4, 4, generator=Generator().manual_seed(3))
     terms: list[Term] = [
         lambda x: (x - target).square().mean(),
@@ -98,7 +98,7 @@ def _share(ours: Tensor, hole: Tensor) -> Tensor:
 
 
 def _walk(conv: Callable[[int], int], pool: Callable[[int], int], widen: Callable[[int], int]) -> Callable[..., list]:
-    """Margin and stride when a convolution adds `conv(stride)`, a pooling `pool(stride)` and then widens the stride."""
+    """Margin and stride: a convolution adds `conv(stride)`, pooling adds `pool(stride)` and widens the stride."""
 
     def answer(layers: list[str]) -> list[int]:
         margin, stride = 0, 1
@@ -140,7 +140,7 @@ EXERCISES = {
             ),
             (
                 lambda prediction, target, mask: ((_l1(prediction, target) * mask).sum(1) / mask.sum(1)).mean(),
-                "Each picture is averaged first: a patch then counts less where many are hidden. Pool the whole batch.",
+                "Each picture is averaged first, so patches count less where many are hidden: average over the batch.",
             ),
             (
                 lambda prediction, target, mask: ((prediction - target).mean(dim=-1).abs() * mask).sum() / mask.sum(),
@@ -165,18 +165,18 @@ EXERCISES = {
             ),
             (
                 _scaled_by(lambda patches, mask: patches[mask].reshape(len(patches), -1)),
-                "These are the hidden patches' statistics: True means hidden, ~mask is visible.",
+                "These are the hidden patches' statistics: True means hidden, so use ~mask.",
             ),
             (
                 lambda prediction, patches, mask: prediction * patches[~mask].std() + patches[~mask].mean(),
-                "One mean and one deviation for the whole batch: each picture has its own brightness.",
+                "This is one mean and one deviation for the whole batch: each picture has its own brightness.",
             ),
             (
                 lambda prediction, patches, mask: (
                     prediction * _visible(patches, mask).var(dim=1)[:, None, None]
                     + _visible(patches, mask).mean(dim=1)[:, None, None]
                 ),
-                "This multiplies by the variance: the deviation is its root.",
+                "This multiplies by the variance: the standard deviation is its square root.",
             ),
             (
                 lambda prediction, patches, mask: prediction * _visible(patches, mask).std(dim=1)[:, None, None],
@@ -187,7 +187,7 @@ EXERCISES = {
                     (prediction - _visible(patches, mask).mean(dim=1)[:, None, None])
                     / _visible(patches, mask).std(dim=1)[:, None, None]
                 ),
-                "This normalises once more: turn it round, times the deviation, plus the mean.",
+                "This normalises once more: do the reverse, times the deviation, plus the mean.",
             ),
         ),
     ),
@@ -223,7 +223,7 @@ EXERCISES = {
                         for o, t, h in zip(ours, truth, hole, strict=True)
                     ]
                 ).mean(),
-                "Each picture is averaged first, so a small hole weighs as much as a large one: pool the whole batch.",
+                "Each picture is averaged first, so small holes weigh as much as large ones: average over the batch.",
             ),
             (
                 lambda ours, truth, hole: (
@@ -241,7 +241,7 @@ EXERCISES = {
         mistakes=(
             (
                 _walk(lambda stride: 1, lambda stride: 0, lambda stride: 2 * stride),
-                "A convolution looks one place further, and after a pooling a place is more than one pixel wide.",
+                "A convolution looks one place further, and after pooling a place is more than one pixel wide.",
             ),
             (
                 _walk(lambda stride: 3 * stride, lambda stride: 0, lambda stride: 2 * stride),
@@ -249,19 +249,19 @@ EXERCISES = {
             ),
             (
                 _walk(lambda stride: 2 * stride, lambda stride: 0, lambda stride: 2 * stride),
-                "Both sides are counted: the margin is what is seen on one side.",
+                "Both sides are counted here: the margin is what is seen on one side.",
             ),
             (
                 _walk(lambda stride: stride, lambda stride: stride, lambda stride: 2 * stride),
-                "A pooling sees nothing beyond its own place: it only makes places wider.",
+                "Pooling sees nothing beyond its own place: it only makes places wider.",
             ),
             (
                 _walk(lambda stride: stride, lambda stride: 0, lambda stride: stride + 2),
-                "Each pooling doubles the stride: 1, 2, 4, 8.",
+                "Each pooling layer doubles the stride: 1, 2, 4, 8.",
             ),
             (
                 lambda layers: _walk(lambda stride: stride, lambda stride: 0, lambda stride: 2 * stride)(layers)[::-1],
-                "The two are swapped: margin first, then stride.",
+                "Margin and stride are swapped: the margin comes first.",
             ),
         ),
     ),
@@ -270,26 +270,26 @@ EXERCISES = {
         solution=_weights(lambda share, gradients: share / gradients.norm(dim=1)),
         praise="Now 0.6 means 0.6 of the pull, at this prediction; as training goes on, measure again.",
         mistakes=(
-            (_by_value, "The weights are made from the losses' values: what pulls is the gradient. Measure its norm."),
+            (_by_value, "These weights come from the losses' values: what pulls is the gradient, so measure its norm."),
             (
                 _weights(lambda share, gradients: share * gradients.norm(dim=1)),
-                "This gives the strongest term more still: divide the share by the norm.",
+                "This gives the strongest term even more: divide the share by the norm.",
             ),
             (
                 _weights(lambda share, gradients: 1 / gradients.norm(dim=1)),
-                "All terms pull equally now: put the shares into it.",
+                "All terms pull equally now: multiply by the shares.",
             ),
             (
                 _weights(lambda share, gradients: share / gradients.norm(dim=1), add_up=True),
-                "Each gradient still holds those before it: torch.autograd.grad gives one term's alone.",
+                "Each gradient still contains those before it: torch.autograd.grad gives that of one term alone.",
             ),
             (
                 _weights(lambda share, gradients: share / gradients.square().sum(dim=1)),
-                "The norm is the root of the summed squares: here the root is missing.",
+                "The norm is the square root of the summed squares: here the root is missing.",
             ),
             (
                 _weights(lambda share, gradients: share / gradients.abs().sum(dim=1)),
-                "These are sums of absolute values: the length is the root of the summed squares, norm().",
+                "These are sums of absolute values: the length is the square root of the summed squares, norm().",
             ),
             (
                 _weights(lambda share, gradients: share / gradients.norm(dim=1), blend=False),
@@ -297,7 +297,7 @@ EXERCISES = {
             ),
             (
                 lambda pixels, terms, shares: torch.tensor(shares),
-                "These are the shares as they came: that is the blend whose 0.6 and 0.4 do not say who pulls.",
+                "These are the shares unchanged: in that blend, 0.6 and 0.4 do not say which term pulls how hard.",
             ),
         ),
     ),

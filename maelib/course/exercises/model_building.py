@@ -1,4 +1,4 @@
-"""Exercises of notebook 03: attention weights, putting back, counting, the whole forward pass."""
+"""Exercises of notebook 03: attention weights, tokens put back in place, counts, the whole forward pass."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from maelib.model import MAEConfig, MaskedAutoencoder
 
 
 def _queries() -> list[tuple[Tensor, Tensor]]:
-    """Queries and keys `(B, heads, N, d)`, every size another one."""
+    """Queries and keys `(B, heads, N, d)`; heads, N and d differ."""
     q, k = torch.randn(2, 2, 3, 5, 8, generator=Generator().manual_seed(0))
     return [(q, k)]
 
@@ -86,7 +86,7 @@ def _configs() -> list[tuple[MAEConfig]]:
 def _parameters(
     linear: int = 9, norms: int = 4, qkv: int = 0, around: bool = True, mask_token: bool = True, final: bool = True
 ) -> Callable[[MAEConfig], int]:
-    """Counters that take a block for `12 D^2 + (linear + norms - qkv) D` and may leave out what stands around."""
+    """A counter that takes a block for `12 D^2 + (linear + norms - qkv) D` and may leave out the layers around it."""
 
     def count(config: MAEConfig) -> int:
         pixels, dims = 3 * config.patch_size**2, (config.embed_dim, config.decoder_embed_dim)
@@ -198,9 +198,9 @@ EXERCISES: dict[str, Exercise] = {
         solution=_weights(),
         praise="Each token's weights add up to 1, over all keys.",
         mistakes=(
-            (_weights(root=0), "The scores are not scaled: divide by the root of d, q.shape[-1] ** 0.5."),
-            (_weights(root=1), "The scores are divided by d itself: take its root."),
-            (_weights(root=-0.5), "The scores are multiplied by the root of d: divide by it."),
+            (_weights(root=0), "The scores are not scaled: divide by the square root of d, q.shape[-1] ** 0.5."),
+            (_weights(root=1), "The scores are divided by d itself: take its square root."),
+            (_weights(root=-0.5), "The scores are multiplied by the square root of d: divide by it."),
             (_weights(dim=-2), "The softmax runs over the queries: keys run along the last dimension, dim=-1."),
             (_weights(swap=True), "Queries and keys are swapped: rows belong to queries, q @ k.transpose(-2, -1)."),
             (_weights(soft=False), "These are scores: a softmax over the keys turns them into weights."),
@@ -213,14 +213,14 @@ EXERCISES: dict[str, Exercise] = {
         mistakes=(
             (_queue, "This is the queue: fetch each patch's token from it with ids_restore."),
             (_put_back_by_order, "This shuffles once more: ids_restore undoes the order, the order itself does not."),
-            (_put_back_hidden_first, "The mask tokens stand in front: visible tokens come first in the queue."),
+            (_put_back_hidden_first, "The mask tokens are in front: visible tokens come first in the queue."),
             (
                 lambda tokens, token, mask: _put_back(tokens, torch.zeros_like(token), mask),
-                "Hidden places hold zeros: the learned mask token belongs there.",
+                "The hidden places hold zeros: the learned mask token belongs there.",
             ),
             (
                 lambda tokens, token, mask: _put_back(tokens, token, mask[:1].expand(len(mask), -1)),
-                "All rows are put back like row 0: each row of the mask has an order of its own.",
+                "All rows are put back like row 0: each row of the mask has its own order.",
             ),
         ),
     ),
@@ -230,11 +230,14 @@ EXERCISES: dict[str, Exercise] = {
         praise="For facade_base this makes 14.7 million trained parameters.",
         mistakes=(
             (_parameters(mask_token=False), "The mask token is missing: decoder_embed_dim numbers."),
-            (_parameters(final=False), "The two norms after the blocks are missing: two numbers for each channel."),
-            (_parameters(norms=0), "The norms inside the blocks are missing: two of them, 2 D numbers each."),
+            (_parameters(final=False), "The two norms after the blocks are missing: 2 D numbers each."),
+            (_parameters(norms=0), "The norms inside the blocks are missing: two a block, 2 D numbers each."),
             (_parameters(linear=0), "The biases of the blocks' linear layers are missing: 9 D a block."),
             (_parameters(qkv=3), "The qkv layer has a bias too: 3 D numbers a block."),
-            (_parameters(around=False), "patch_embed, decoder_embed and decoder_pred are missing: they are no blocks."),
+            (
+                _parameters(around=False),
+                "patch_embed, decoder_embed and decoder_pred are missing: they lie outside the blocks.",
+            ),
         ),
     ),
     "03.4": Exercise(
@@ -244,14 +247,14 @@ EXERCISES: dict[str, Exercise] = {
         mistakes=(
             (
                 _flops(encode_all=True),
-                "The encoder works on all patches here: hidden ones have left before its blocks.",
+                "The encoder works on all patches here: hidden ones are dropped before its blocks.",
             ),
             (_flops(decode_visible=True), "The decoder works on visible tokens here: mask tokens make it N again."),
-            (_flops(products=1), "Half of it: a product and the sum that takes it up are two operations."),
+            (_flops(products=1), "This is half of it: a product and the addition after it are two operations."),
             (_flops(square=0), "The comparison of all pairs of tokens is missing: 4 N^2 D a block."),
-            (_flops(square=2), "Pairs cost twice: q k^T takes 2 N^2 D, and the weighted sum of v as much."),
-            (_flops(around=False), "Only blocks count here: add patch_embed, decoder_embed and decoder_pred."),
-            (_flops(embed_all=False), "All patches are embedded, hidden ones as well: they leave after that."),
+            (_flops(square=2), "Pairs cost twice that: q k^T takes 2 N^2 D, and so does the weighted sum of v."),
+            (_flops(around=False), "Only the blocks count here: add patch_embed, decoder_embed and decoder_pred."),
+            (_flops(embed_all=False), "All patches are embedded, hidden ones as well: they are dropped after that."),
         ),
     ),
     "03.5": Exercise(
@@ -260,13 +263,16 @@ EXERCISES: dict[str, Exercise] = {
         praise="This is the official model, from pixels to pixels.",
         mistakes=(
             (_forward(raw=True), "The pixels go in as they are: subtract pixel_mean and divide by pixel_std first."),
-            (_forward(late=True), "Visible tokens got the first places: add positions before the hidden ones leave."),
+            (
+                _forward(late=True),
+                "Visible tokens got the first positions: add positions before you drop the hidden ones.",
+            ),
             (_forward(homeless=True), "The class token lacks its position, pos_embed[:, :1]."),
             (_forward(norm=False), "The encoder ends with model.norm, before decoder_embed."),
             (_forward(restore=False), "The patches are still in the order of the queue: ids_restore is missing."),
             (
                 _forward(mixed=True),
-                "The class token was put back among the patches: it stays in front, they alone move.",
+                "The class token was put back among the patches: it stays in front, and only the patches move.",
             ),
             (_forward(placeless=True), "The decoder's tokens have no positions: add decoder_pos_embed."),
             (_forward(first=True), "The class token is still there: return the N patches alone."),

@@ -29,7 +29,7 @@ def _waves(
     first: int = 0,
     scale: Callable[[int], float] = lambda count: 1,
 ) -> Callable[[int, int], Tensor]:
-    """Positions `(count, dim)`, right as they are or with one of the usual mistakes."""
+    """Make positions `(count, dim)`: the right ones, or with one of the usual mistakes."""
 
     def positions(count: int, dim: int) -> Tensor:
         omega = 10000 ** -(torch.arange(dim // 2) / (dim // 2) / slower)
@@ -58,7 +58,7 @@ def _overlapping() -> list[tuple]:
 def _merge(
     put: Callable[[Tensor, Tensor], Tensor] = torch.add, by_columns: bool = False, divide: bool = True
 ) -> Callable[[Tensor, int, tuple[int, int]], Tensor]:
-    """Patches laid into one picture `(C, H, W)`, averaged where they overlap, or with one of the usual mistakes."""
+    """Merge patches into one picture `(C, H, W)`: averaged where they overlap, or with one of the usual mistakes."""
 
     def merge(patches: Tensor, stride: int, grid: tuple[int, int]) -> Tensor:
         (rows, cols), size = grid, patches.shape[-1]
@@ -114,7 +114,7 @@ EXERCISES = {
             ),
             (
                 lambda image, patch_size, row, col: image[:, row * patch_size : patch_size, col * patch_size :],
-                "A slice ends at a place, not after a length: it must stop at (row + 1) * patch_size.",
+                "A slice ends at an index, not after a length: it must stop at (row + 1) * patch_size.",
             ),
             (
                 lambda image, patch_size, row, col: image[
@@ -139,11 +139,11 @@ EXERCISES = {
             ),
             (
                 lambda weight, patch_size: weight.unflatten(1, (patch_size, patch_size, -1)),
-                "The colour still stands last: a convolution wants (D, C, p, p).",
+                "The colour channel is still last: a convolution expects (D, C, p, p).",
             ),
             (
                 lambda weight, patch_size: weight.unflatten(1, (patch_size, patch_size, -1)).permute(3, 0, 1, 2),
-                "The colour stands first: a convolution wants its outputs first, (D, C, p, p).",
+                "The colour channel is first: a convolution expects its output channels first, (D, C, p, p).",
             ),
         ),
     ),
@@ -154,11 +154,11 @@ EXERCISES = {
         mistakes=(
             (
                 _waves(lambda sine, cosine: torch.cat([sine, cosine], dim=1)),
-                "All sines come first here, as in the library: this time sine and cosine take turns.",
+                "All sines come first here, as in the library: in this exercise, sine and cosine alternate.",
             ),
             (
                 _waves(lambda sine, cosine: torch.stack([cosine, sine], dim=2).flatten(1)),
-                "The cosine comes first in each pair here: the sine does.",
+                "The cosine comes first in each pair here: put the sine first.",
             ),
             (
                 _waves(slower=2),
@@ -172,21 +172,18 @@ EXERCISES = {
                 _by_columns(lambda column, dim: 2 * column / dim),
                 "The exponent counts columns: count pairs, so that columns 2k and 2k + 1 both have the angle of k.",
             ),
-            (_waves(first=1), "The places start at 1 here: they start at 0."),
+            (_waves(first=1), "The positions start at 1 here: count from 0."),
             (
                 _waves(scale=lambda count: 1 / count),
-                "The places are divided by their number here: use 0, 1, 2, ... as they are.",
+                "The positions are divided by their number here: use 0, 1, 2, ... as they are.",
             ),
-            (
-                lambda count, dim: _waves()(count, dim).T,
-                "Transposed: one row a place, (count, dim).",
-            ),
+            (lambda count, dim: _waves()(count, dim).T, "This is transposed: each position is a row, (count, dim)."),
         ),
     ),
     "01.5": Exercise(
         cases=_overlapping,
         solution=_merge(),
-        praise="A mean softens the seams between overlapping patches; repair_photo averages shifted repairs likewise.",
+        praise="A mean softens the seams between overlapping patches; repair_photo averages shifted repairs too.",
         mistakes=(
             (
                 _merge(divide=False),
@@ -204,10 +201,10 @@ EXERCISES = {
                 _merge(lambda old, new: torch.where(old == 0, new, (old + new) / 2), divide=False),
                 "Where four patches meet, averaging pair by pair favours the last one: add first, divide once.",
             ),
-            (_merge(by_columns=True), "The patches are laid down column by column: patch i stands at divmod(i, cols)."),
+            (_merge(by_columns=True), "The patches are placed column by column: row, col = divmod(i, cols)."),
             (
                 lambda patches, stride, grid: _merge()(patches, patches.shape[-1], grid),
-                "The patches stand side by side, without overlap: each begins stride pixels after the one before.",
+                "The patches are placed side by side, without overlap: each begins stride pixels after the one before.",
             ),
         ),
     ),

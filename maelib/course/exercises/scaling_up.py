@@ -10,9 +10,9 @@ from maelib.losses import masked_mse
 
 
 class _Small(nn.Module):
-    """A model `(B, N, P) -> (B, N, P)` small enough to look through, with gradients of 1 left by a step before.
+    """A model `(B, N, P) -> (B, N, P)` small enough to look through, with gradients of 1 left by an earlier step.
 
-    Of a batch it takes at most `rows` images at a time, as a small memory would.
+    It takes at most `rows` images at a time, as a small memory would.
     """
 
     def __init__(self, rows: int) -> None:
@@ -25,12 +25,12 @@ class _Small(nn.Module):
 
     def forward(self, patches: Tensor, mask: Tensor) -> Tensor:
         if len(patches) > self.rows:
-            raise ValueError(f"{len(patches)} images at once; hand over at most rows = {self.rows}")
+            raise ValueError(f"{len(patches)} images at once are too many; pass at most rows = {self.rows}")
         return self.linear(patches * ~mask[..., None])
 
 
 def _accumulations() -> list[tuple]:
-    """A model, patches `(B, N, P)`, a mask whose rows hide different numbers of patches, and how many rows a piece."""
+    """A model, patches `(B, N, P)`, a mask whose rows hide different numbers of patches, and the rows in a piece."""
     patches = torch.rand(6, 8, 4, generator=Generator().manual_seed(9))
     mask = torch.arange(8) < torch.tensor([[1], [2], [7], [6], [3], [1]])
     return [(_Small(2), patches[:5], mask[:5], 2), (_Small(3), patches, mask, 3)]
@@ -41,7 +41,7 @@ def _gradient(model: nn.Module) -> Tensor:
 
 
 def _whole(model: nn.Module, patches: Tensor, mask: Tensor, rows: int) -> Tensor:
-    """The gradient of the batch in one piece, flat; `linear` by itself takes all images at once."""
+    """The flat gradient of the whole batch; `linear` by itself takes all images at once."""
     model.zero_grad()
     masked_mse(model.linear(patches * ~mask[..., None]), patches, mask).backward()
     return _gradient(model)
@@ -108,7 +108,7 @@ EXERCISES: dict[str, Exercise] = {
             ),
             (
                 lambda tokens, dim: tokens / (tokens + 2 * dim),
-                "The MLP is missing: of a block's 24 N D^2, two thirds are its two layers.",
+                "The MLP is missing: its two layers make two thirds of a block's 24 N D^2.",
             ),
             (
                 lambda tokens, dim: 6 * dim / (tokens + 6 * dim),
@@ -121,11 +121,11 @@ EXERCISES: dict[str, Exercise] = {
         solution=_images_within,
         praise="Rate times time over work: an estimate, as good as the share that you put in.",
         mistakes=(
-            (lambda *a: _images_within(*a) / 3600, "An hour has 3600 seconds, and TFLOP/s are operations a second."),
-            (lambda *a: _images_within(*a) / 60, "This takes an hour for 60 seconds: it has 3600."),
+            (lambda *a: _images_within(*a) / 3600, "An hour has 3600 seconds, and TFLOP/s count operations a second."),
+            (lambda *a: _images_within(*a) / 60, "This counts 60 seconds an hour: it has 3600."),
             (
                 lambda hours, gflop, tflops, share: _images_within(hours, gflop, tflops, 1.0),
-                "This takes the device at its peak: multiply the rate by the share it reaches.",
+                "This assumes the device at its peak: multiply the rate by the share that it reaches.",
             ),
             (
                 lambda hours, gflop, tflops, share: _images_within(hours, gflop, tflops, 1 / share),
@@ -153,7 +153,7 @@ EXERCISES: dict[str, Exercise] = {
             ),
             (
                 lambda counts: (1 / counts) / (1 / counts).sum(),
-                "This is turned round: the piece with the fewest hidden patches counts most.",
+                "This is the wrong way round: the piece with the fewest hidden patches counts most.",
             ),
             (
                 lambda counts: counts / counts.float().mean(),
@@ -168,7 +168,7 @@ EXERCISES: dict[str, Exercise] = {
         mistakes=(
             (
                 _padded_shard,
-                "An index from the start stands here again: end the short shards early instead of filling them up.",
+                "An index from the start occurs again: end the short shards early instead of filling them up.",
             ),
             (
                 lambda count, workers, rank: torch.arange(rank, count // workers * workers, workers),
@@ -176,7 +176,7 @@ EXERCISES: dict[str, Exercise] = {
             ),
             (
                 lambda count, workers, rank: torch.arange(rank * (count // workers), (rank + 1) * (count // workers)),
-                "These are neighbours: worker r takes r, r + workers, r + 2 workers, ...",
+                "These are neighbouring indices: worker r takes r, r + workers, r + 2 workers, ...",
             ),
             (
                 lambda count, workers, rank: torch.arange(rank - 1, count, workers),
@@ -196,12 +196,12 @@ EXERCISES: dict[str, Exercise] = {
             ),
             (
                 lambda step, dtype: 2 * step / torch.finfo(dtype).eps,
-                "Right for powers of two alone, where spacing doubles: add in a loop and see where it stops.",
+                "This holds for powers of two alone, where the spacing doubles: add in a loop and see where it stops.",
             ),
             (_additions, "This counts the additions: return the total that no longer changes."),
             (
                 lambda step, dtype: _stalls_at(step, torch.bfloat16),
-                "This always counts in bf16: make the total of the dtype that is handed in.",
+                "This always counts in bf16: give the total the dtype that is passed in.",
             ),
             (
                 lambda step, dtype: torch.finfo(dtype).max,
@@ -224,7 +224,7 @@ EXERCISES: dict[str, Exercise] = {
             ),
             (
                 _pieces(lambda hidden, mask, pieces: len(hidden) / len(mask)),
-                "The pieces are weighed by their rows: masked_mse averages over hidden patches, so count those.",
+                "The pieces are weighted by their rows: masked_mse averages over hidden patches, so count those.",
             ),
             (
                 _pieces(_share, forget=True),
@@ -232,7 +232,7 @@ EXERCISES: dict[str, Exercise] = {
             ),
             (
                 lambda *a: _whole(*a) + 1,
-                "What was in .grad before is added in: call model.zero_grad() once, before the loop.",
+                "The old content of .grad is added in: call model.zero_grad() once, before the loop.",
             ),
             (
                 _pieces(lambda hidden, mask, pieces: float(hidden.sum())),

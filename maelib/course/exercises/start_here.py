@@ -41,7 +41,7 @@ EXERCISES = {
         mistakes=(
             (lambda mask: 1 - mask.float().mean(dim=1), "These are the visible shares: True means hidden."),
             (lambda mask: mask.sum(dim=1), "These are counts: divide by the number of patches, mask.shape[1]."),
-            (lambda mask: mask.float().mean(), "One share for the whole batch: dim=1 gives one for each row."),
+            (lambda mask: mask.float().mean(), "This is one share for the whole batch: dim=1 gives one for each row."),
             (lambda mask: mask.float().mean(dim=0), "This averages over the batch: patches run along dim=1."),
             (lambda mask: mask.mean(dim=1), "Bools have no mean: turn them into numbers first, mask.float()."),
         ),
@@ -53,15 +53,15 @@ EXERCISES = {
         mistakes=(
             (
                 lambda images, predictions, hole: torch.where(hole[:, None], images, predictions),
-                "The two are swapped: the prediction belongs where hole is True, the picture everywhere else.",
+                "Prediction and picture are swapped: the prediction belongs where hole is True, the picture elsewhere.",
             ),
             (
                 lambda images, predictions, hole: torch.where(hole, predictions, images),
-                "Each hole (H, W) met a colour instead of its picture: write hole[:, None], of shape (B, 1, H, W).",
+                "The holes are matched with colours, not with pictures: write hole[:, None], of shape (B, 1, H, W).",
             ),
             (
                 lambda images, predictions, hole: predictions,
-                "This is the prediction alone: around the hole the picture's own pixels must stay.",
+                "This is the prediction alone: around the hole, the picture's own pixels must stay.",
             ),
             (
                 lambda images, predictions, hole: images * ~hole[:, None],
@@ -88,7 +88,7 @@ EXERCISES = {
                 lambda images, predictions, hole: (
                     -10 * ((predictions - images) ** 2)[hole[:, None].expand_as(images)].mean().log10()
                 ),
-                "One number for the whole batch: keep dim 0, one number a picture.",
+                "This is one number for the whole batch: keep dim 0, so that each picture has its own.",
             ),
             (
                 lambda images, predictions, hole: (
@@ -97,12 +97,12 @@ EXERCISES = {
                 ),
                 "Decibels are averaged here: average the squared error first, then take the logarithm.",
             ),
-            (_psnr_with(10), "The sign is turned round: a small error means many decibels."),
+            (_psnr_with(10), "The sign is reversed: a small error means many decibels."),
             (_psnr_with(-10, torch.log), "This is the natural logarithm: decibels are made with log10."),
-            (_psnr_with(-20), "A squared error takes the factor 10; 20 belongs to its root."),
+            (_psnr_with(-20), "A squared error takes the factor 10; 20 belongs to its square root."),
             (
                 _psnr_with(-10, lambda error: (3 * error).log10()),
-                "Three colours were added up but each pixel counted once: average over the colours.",
+                "The errors of three colours are added up, but each pixel is counted once: average over the colours.",
             ),
         ),
     ),

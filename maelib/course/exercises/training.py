@@ -1,4 +1,4 @@
-"""Exercises of notebook 05: the schedule, means, what decays, a split by group, going on from a saved state."""
+"""Exercises of notebook 05: the schedule, means, what decays, a split by group, resuming from a saved state."""
 
 import math
 
@@ -12,7 +12,7 @@ from maelib.model import MAEConfig, MaskedAutoencoder
 
 
 def _schedule(steps: int, rising: int, floor: float) -> list[float]:
-    """Share of the highest rate at each of `steps`: up over `rising` of them, then a cosine down to `floor`."""
+    """Share of the highest learning rate at each step: a rise over `rising` steps, then a cosine to `floor`."""
     up = [(step + 1) / rising for step in range(rising)]
     return up + [floor + (1 - floor) * _cosine((step - rising) / (steps - rising)) for step in range(rising, steps)]
 
@@ -41,7 +41,7 @@ def _cosine_cut_at_the_floor(steps: int, rising: int, floor: float) -> list[floa
 
 
 def _cosine_of(steps: int, rising: int, floor: float, late: int, length: int) -> list[float]:
-    """The rise, then a cosine that starts `late` steps on and takes `length` steps to the floor."""
+    """The rise, then a cosine that starts `late` steps in and takes `length` steps to reach the floor."""
     fall = [_cosine((step + late) / length) for step in range(steps - rising)]
     return _schedule(steps, rising, floor)[:rising] + [floor + (1 - floor) * value for value in fall]
 
@@ -50,7 +50,7 @@ def _cosine_of(steps: int, rising: int, floor: float, late: int, length: int) ->
 
 
 def _epochs() -> list[tuple[Tensor, Tensor]]:
-    """Mean loss of each batch of an epoch, and how many images were in it: the last one is small."""
+    """Mean loss of each batch of an epoch, and the number of its images: the last batch is small."""
     return [(torch.tensor([0.5, 0.3, 0.4, 1.2]), torch.tensor([32, 32, 32, 4]))]
 
 
@@ -84,7 +84,7 @@ def _trainable(model: nn.Module) -> int:
 
 
 def _groups() -> list[tuple[Tensor, list[int], int]]:
-    """Group number of each image, the order in which groups are drawn, how many images validation wants."""
+    """Group number of each image, the order in which groups are drawn, the number of images that validation wants."""
     groups = torch.tensor([0, 0, 1, 2, 2, 2, 3, 4, 4])
     return [(groups, [3, 2, 0, 4, 1], 3), (groups, [3, 2, 0, 4, 1], 4)]  # one too many, and exactly as many
 
@@ -116,7 +116,7 @@ def _cut_to_size(groups: Tensor, order: list[int], wanted: int) -> Tensor:
 
 
 def _interrupted() -> list[tuple]:
-    """Weights, the gradients of the steps still to do, what the optimizer remembers of 8 steps, rate and decay."""
+    """Weights, the gradients of the steps to come, the optimizer's state after 8 steps, learning rate and decay."""
     generator = Generator().manual_seed(0)
     weight, m = torch.randn(2, 5, generator=generator)
     gradients = torch.randn(3, 5, generator=generator)
@@ -128,7 +128,7 @@ def _adamw(
     weight: Tensor, gradients: Tensor, state: dict, lr: float, decay: float,
     corrected: bool = True, coupled: bool = False, once: bool = False, overwritten: bool = False,
 ) -> Tensor:  # fmt: skip
-    """AdamW (Loshchilov and Hutter 2019, algorithm 2) from where `state` stands."""
+    """AdamW (Loshchilov and Hutter 2019, algorithm 2), continued from `state`."""
     step, m, v = state["step"], state["m"], state["v"]
     for gradient in gradients:
         step += 0 if once else 1
@@ -152,7 +152,7 @@ EXERCISES = {
     "05.1": Exercise(
         cases=_epochs,
         solution=lambda losses, counts: (losses * counts).sum() / counts.sum(),
-        praise="Every image counts once, whatever batch it was in.",
+        praise="Every image counts once, no matter which batch it was in.",
         mistakes=(
             (
                 lambda losses, counts: losses.mean(),
@@ -160,11 +160,11 @@ EXERCISES = {
             ),
             (
                 lambda losses, counts: (losses * counts).sum(),
-                "This is the sum over all images: divide by how many there are.",
+                "This is the sum over all images: divide by the number of images.",
             ),
             (
                 lambda losses, counts: (losses * counts).sum() / len(counts),
-                "Divided by the number of batches; divide by the number of images, counts.sum().",
+                "This divides by the number of batches: divide by the number of images, counts.sum().",
             ),
             (
                 lambda losses, counts: losses[counts == counts.max()].mean(),
@@ -179,27 +179,24 @@ EXERCISES = {
         mistakes=(
             (
                 _smaller_of_two,
-                "This is the smaller of ramp and cosine: it never reaches 1. Switch at step `rising` instead.",
+                "This is the smaller of ramp and cosine, which never reaches 1: switch at step `rising` instead.",
             ),
             (
                 _cosine_from_the_start,
-                "The rise is right, but the cosine has run since step 0: it must start at 1 when the rise has ended.",
+                "The rise is right, but the cosine has run since step 0: it must start at 1 when the rise ends.",
             ),
             (
                 lambda steps, rising, floor: _cosine_of(steps, rising, floor, 1, steps - rising),
-                "The cosine runs a step ahead: at step `rising` it starts, and is still 1.",
+                "The cosine is a step ahead: it starts at step `rising`, where it is still 1.",
             ),
             (
                 lambda steps, rising, floor: _cosine_of(steps, rising, floor, 0, steps - rising - 1),
-                "The last step has the floor; the cosine would reach it a step later, at step `steps`.",
+                "The last step is at the floor: the cosine should reach it one step later, at step `steps`.",
             ),
-            (
-                _with_a_dead_step,
-                "The first step has rate 0 and does nothing: the rise is (step + 1) / rising.",
-            ),
+            (_with_a_dead_step, "The first step has rate 0 and does nothing: the rise is (step + 1) / rising."),
             (
                 lambda steps, rising, floor: _schedule(steps, rising, 0),
-                "The cosine ends at 0: squeeze it so that it ends at `floor`.",
+                "The cosine ends at 0: scale it so that it ends at `floor`.",
             ),
             (
                 _cosine_cut_at_the_floor,
@@ -214,17 +211,17 @@ EXERCISES = {
         mistakes=(
             (
                 lambda model: sum(p.requires_grad and (p.ndim < 2 or _apart(n)) for n, p in model.named_parameters()),
-                "These are tensors; count the numbers in them, parameter.numel().",
+                "This counts tensors: count the numbers in them, parameter.numel().",
             ),
             (
                 lambda model: sum(p.numel() for p in model.parameters() if p.requires_grad and p.ndim < 2),
-                "Norms and biases are there; tokens and positions have three dimensions and are missing.",
+                "Norms and biases are counted, but tokens and positions, which have three dimensions, are missing.",
             ),
             (
                 lambda model: sum(
                     p.numel() for n, p in model.named_parameters() if p.requires_grad and (p.ndim < 2 or "token" in n)
                 ),
-                "Positions are missing: the names with `pos_embed`.",
+                "Positions are missing: their names contain `pos_embed`.",
             ),
             (
                 lambda model: sum(
@@ -232,7 +229,7 @@ EXERCISES = {
                     for n, p in model.named_parameters()
                     if p.requires_grad and (p.ndim < 2 or "pos_embed" in n)
                 ),
-                "Tokens are missing: the names with `token`.",
+                "Tokens are missing: their names contain `token`.",
             ),
             (
                 lambda model: sum(p.numel() for n, p in model.named_parameters() if p.ndim < 2 or _apart(n)),
@@ -240,7 +237,7 @@ EXERCISES = {
             ),
             (
                 lambda model: _trainable(model) - _undecayed(model),
-                "These are the decayed ones: count the others.",
+                "These are the decayed parameters: count the others.",
             ),
         ),
     ),
@@ -251,23 +248,20 @@ EXERCISES = {
         mistakes=(
             (
                 _cut_to_size,
-                "The right number, but the last group is cut in two: take whole groups, even if that is one too many.",
+                "The number is right, but the last group is cut in two: take whole groups, even beyond `wanted`.",
             ),
-            (
-                _stopped_before,
-                "Validation gets less than it wants: take groups until it has at least `wanted`.",
-            ),
+            (_stopped_before, "Validation gets too few images: take groups until it has at least `wanted`."),
             (
                 lambda groups, order, wanted: _in_validation(groups, order, wanted + 1),
                 "With exactly `wanted` images validation has enough: stop there.",
             ),
             (
                 lambda groups, order, wanted: torch.isin(groups, torch.tensor(order[:wanted])),
-                "These are `wanted` groups; `wanted` counts images.",
+                "This takes `wanted` groups: `wanted` counts images.",
             ),
             (
                 lambda groups, order, wanted: torch.isin(torch.arange(len(groups)), torch.tensor(order[:wanted])),
-                "The group numbers are used as image numbers: ask which images have that number, groups == group.",
+                "The group numbers are used as image numbers: find the images of a group, groups == group.",
             ),
             (
                 lambda groups, order, wanted: ~_in_validation(groups, order, wanted),
@@ -282,7 +276,7 @@ EXERCISES = {
     "05.5": Exercise(
         cases=_interrupted,
         solution=_adamw,
-        praise="To the digits checked, the run that nobody interrupted.",
+        praise="To the digits checked, this is the run that nobody interrupted.",
         mistakes=(
             (
                 lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, _fresh(weight), lr, decay),
@@ -290,11 +284,11 @@ EXERCISES = {
             ),
             (
                 lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, {**state, "step": 0}, lr, decay),
-                "`m` and `v` go on, but the step starts again at 1: the corrections blow both up.",
+                "`m` and `v` continue, but the step starts again at 1: the corrections then enlarge both.",
             ),
             (
                 lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, decay, once=True),
-                "The step stands still: add 1 before each correction.",
+                "The step does not change: add 1 before each correction.",
             ),
             (
                 lambda weight, gradients, state, lr, decay: _adamw(
@@ -306,15 +300,15 @@ EXERCISES = {
                 lambda weight, gradients, state, lr, decay: _adamw(
                     weight, gradients, state, lr, decay, overwritten=True
                 ),
-                "The corrected m and v went into the next step: correct copies, and let m and v go on as they were.",
+                "The corrected m and v went into the next step: correct copies, and leave m and v as they are.",
             ),
             (
                 lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, decay, coupled=True),
-                "The decay went through the gradient (Adam); AdamW shrinks the weight itself, by 1 - lr * decay.",
+                "The decay went through the gradient, as in Adam: AdamW shrinks the weight itself, by 1 - lr * decay.",
             ),
             (
                 lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, decay / lr),
-                "The weights shrink by 1 - decay: the rate belongs to it, 1 - lr * decay.",
+                "The weights shrink by 1 - decay: include the learning rate, 1 - lr * decay.",
             ),
             (
                 lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, 0),

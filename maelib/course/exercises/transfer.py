@@ -1,4 +1,4 @@
-"""Exercises of notebook 07: pooling, standardising, paired gains, rates by layer, votes of neighbours."""
+"""Exercises of notebook 07: pooling, standardising, paired gains, learning rates by layer, votes of neighbours."""
 
 from collections.abc import Callable
 from typing import Any
@@ -30,7 +30,7 @@ def _scores() -> list[tuple[Tensor, Tensor]]:
 
 
 def _rates() -> list[tuple[int, float, float]]:
-    """Depth, highest rate and decay."""
+    """Depth, highest learning rate and decay."""
     return [(3, 1e-1, 0.75), (2, 0.2, 0.5)]
 
 
@@ -59,7 +59,7 @@ def _deviation(train: Tensor, test: Tensor) -> Tensor:
 
 
 def _gain(error: Callable[[Tensor, Tensor], Tensor], sign: int = 1) -> Callable[[Tensor, Tensor], Tensor]:
-    """Mean gain, and what `error` makes of the two kinds of scores."""
+    """The mean gain, and its error as `error` computes it from both kinds of scores."""
     return lambda pretrained, scratch: torch.stack(
         [sign * (pretrained - scratch).mean(), error(pretrained, scratch)]  # (2,)
     )
@@ -100,7 +100,7 @@ EXERCISES = {
         mistakes=(
             (
                 lambda tokens, class_token: tokens.mean(dim=1),
-                "The class token is averaged in: where there is one, start behind it.",
+                "The class token is part of this mean: where there is one, start after it.",
             ),
             (
                 lambda tokens, class_token: tokens[:, 1:].mean(dim=1),
@@ -116,7 +116,7 @@ EXERCISES = {
             ),
             (
                 lambda tokens, class_token: tokens[:, int(class_token) :].amax(dim=1),
-                "This is the largest value over the patches: the mean is wanted.",
+                "This is the largest value over the patches: take the mean.",
             ),
             (
                 lambda tokens, class_token: tokens[:, int(class_token) :].sum(dim=1),
@@ -142,11 +142,11 @@ EXERCISES = {
             ),
             (
                 _standardised(lambda train, test: test.mean(0), _deviation),
-                "The mean comes from `test`, the deviation from `train`: both belong to `train`.",
+                "The mean comes from `test`, the deviation from `train`: take both from `train`.",
             ),
             (
                 _standardised(lambda train, test: train.mean(), lambda train, test: train.std(correction=0)),
-                "One mean for all D numbers: with dim=0, each of them gets its own.",
+                "This is one mean for all D features: with dim=0, each feature gets its own.",
             ),
             (
                 _standardised(_mean, lambda train, test: train.std(dim=0)),
@@ -154,7 +154,7 @@ EXERCISES = {
             ),
             (
                 _standardised(_mean, lambda train, test: train.var(dim=0, correction=0)),
-                "This divides by the variance: the deviation is its root.",
+                "This divides by the variance: the standard deviation is its square root.",
             ),
             (
                 _standardised(lambda train, test: 0, _deviation),
@@ -162,7 +162,7 @@ EXERCISES = {
             ),
             (
                 lambda train, test: (train - train.mean(0)) / train.std(0, correction=0),
-                "This is `train`, standardised: return `test`, moved by the same numbers.",
+                "This is `train`, standardised: return `test`, shifted and scaled by the same numbers.",
             ),
         ),
     ),
@@ -179,22 +179,16 @@ EXERCISES = {
                 _gain(lambda a, b: (a - b).std()),
                 "This is the deviation of single differences: the error of their mean is smaller by sqrt(S).",
             ),
-            (
-                _gain(lambda a, b: (a - b).std() / len(a)),
-                "The deviation is divided by S: divide by its square root.",
-            ),
+            (_gain(lambda a, b: (a - b).std() / len(a)), "The deviation is divided by S: divide by its square root."),
             (
                 _gain(lambda a, b: (a - b).std(correction=0) / len(a) ** 0.5),
                 "This divides by S inside the deviation: with few seeds use S - 1, which is correction=1.",
             ),
             (
                 _gain(lambda a, b: (a - b).var() / len(a) ** 0.5),
-                "This starts from the variance of the differences: take its root, the standard deviation.",
+                "This starts from the variance of the differences: take its square root, the standard deviation.",
             ),
-            (
-                _gain(_standard_error, sign=-1),
-                "The sign is turned round: a gain is pre-trained minus from scratch.",
-            ),
+            (_gain(_standard_error, sign=-1), "The sign is reversed: a gain is pre-trained minus from scratch."),
         ),
     ),
     "07.4": Exercise(
@@ -204,11 +198,11 @@ EXERCISES = {
         mistakes=(
             (
                 lambda depth, lr, decay: lr * decay ** torch.arange(depth + 2),
-                "The order is turned round: the patch embedding comes first, and its rate is the lowest.",
+                "The order is reversed: the patch embedding comes first, and its rate is the lowest.",
             ),
             (
                 lambda depth, lr, decay: lr * decay ** torch.arange(depth + 2, 0, -1),
-                "Everything is one step too low: the head gets the full lr.",
+                "Every rate is one step too low: the head gets the full lr.",
             ),
             (
                 lambda depth, lr, decay: lr * decay ** torch.arange(depth, -1, -1),
@@ -216,7 +210,7 @@ EXERCISES = {
             ),
             (
                 lambda depth, lr, decay: lr * decay ** torch.tensor([*range(depth, -1, -1), 0]),
-                "Last block and head share a rate: the block lies one layer below the head.",
+                "The last block and the head share a rate: the block lies one layer below the head.",
             ),
             (
                 lambda depth, lr, decay: (
@@ -244,7 +238,7 @@ EXERCISES = {
                 "Long features win here: scale them to length 1 before the product, F.normalize(features, dim=1).",
             ),
             (_vote(_cosine, share=False), "These are counts of votes: divide by k."),
-            (_vote(_cosine, largest=False), "These are the least similar ones: the highest similarity is wanted."),
+            (_vote(_cosine, largest=False), "These are the least similar features: take the most similar ones."),
             (_vote(_cosine, weighted=True), "The votes are weighted by similarity: each of the k counts the same."),
             (_winner, "This is the class that wins: return the share of votes for every class, (Q, classes)."),
             (

@@ -1,11 +1,10 @@
 """Colab, as far as one machine can play it: a bare folder, a Python with what Colab brings, and `google.colab`.
 
-The notebook comes alone. Its setup cell installs the library from a git repository, fetching what is missing from the
-package index, and must leave torch and numpy alone. What Colab brings is linked into the fresh environment file by
-file, so that pip could replace it there as on Colab, and a replacement would be seen.
+A notebook comes alone. Its setup cell installs the library from a git repository, fetches what is missing from the
+package index, and must leave torch and numpy alone. What Colab brings is linked into a fresh environment file by file,
+so that pip could replace each file there as on Colab, and the test would see it.
 """
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -13,23 +12,25 @@ import sys
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from importlib.util import cache_from_source
 from pathlib import Path
+from types import SimpleNamespace
 
+import build
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
-from nbformat import NotebookNode
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-FAST = ("00", "01")
-BROUGHT = ("torch", "torchvision", "numpy", "matplotlib", "ipywidgets", "ipykernel", "pip")
+BROUGHT = (
+    "torch", "torchvision", "numpy", "matplotlib", "ipywidgets", "ipykernel", "pip", "accelerate", "timm",
+    "scikit-image", "opencv-python-headless",
+)  # fmt: skip
 KEPT = ("torch", "torchvision", "numpy")
 STUB = "calls = []\n\n\ndef enable_custom_widget_manager():\n    calls.append(1)\n"
 LAST_CELL = """\
-import google.colab.output, importlib.metadata, json, maelib, sys, torch, torchvision, numpy
+import google.colab.output, importlib.metadata, json, maelib, torch, torchvision, numpy
 print(json.dumps({
     "versions": {m.__name__: importlib.metadata.version(m.__name__) for m in (torch, torchvision, numpy)},
     "files": [m.__file__ for m in (torch, torchvision, numpy, maelib)],
@@ -85,8 +86,6 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Address of a git repository with the files of this one as they are now."""
-    if shutil.which("git") is None:
-        pytest.skip("git is not installed")
     tracked = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listing = subprocess.run(tracked, cwd=ROOT, capture_output=True, text=True, check=False)
     if listing.returncode:
@@ -120,82 +119,58 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     kernel.write_text(json.dumps({"argv": launch, "display_name": "colab", "language": "python"}))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
     monkeypatch.delenv("PYTHONPATH", raising=False)
+    (tmp_path / "content").mkdir()
     return packages
 
 
 def snapshot(packages: Path) -> dict[Path, tuple]:
-    """Every file of what is to be kept: where its link leads, and when what is there was changed."""
+    """Every file of the packages to be kept: where its link leads, and the size and time of what is there."""
     files = [packages / file for name in KEPT for file in distribution(name).files if ".." not in file.parts]
     files = [file for file in files if file.is_symlink()]
     return {file: (file.readlink(), file.stat().st_size, file.stat().st_mtime_ns) for file in files}
 
 
-def run_all(folder: Path, notebook: NotebookNode, address: str) -> str:
-    """Put a notebook alone into a folder and run all of it; returns what its last cell printed."""
-    spec = importlib.util.spec_from_file_location("build", ROOT / "tools" / "build.py")
-    build = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build)
-    for cell in notebook.cells:
-        if "setup" in cell.metadata.get("tags", []):
-            cell.source = build.SETUP.format(address=address)
-    resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=1200, kernel_name="colab", resources=resources).execute()
-    return notebook.cells[-1].outputs[0].text
-
-
-def read(path: Path, cells: slice = slice(None)) -> NotebookNode:
-    """Cells of a notebook, without outputs, and a last one that tells what became of the environment."""
+def check_on_colab(path: Path, packages: Path, folder: Path, address: str, cells: slice = slice(None)) -> None:
+    """Run a notebook alone in a folder: the library is there, widgets are on, and torch and numpy are as before."""
     notebook = nbformat.read(path, as_version=4)
     notebook.cells = [*notebook.cells[cells], nbformat.v4.new_code_cell(LAST_CELL)]
     for cell in notebook.cells:
+        if "setup" in cell.metadata.get("tags", []):
+            cell.source = build.SETUP.format(address=address)
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    return notebook
-
-
-def check_kept(said: str, packages: Path, before: dict[Path, tuple]) -> None:
-    """The library was installed, widgets were enabled, and torch and numpy are those that were there."""
-    told = json.loads(said)
-    assert told["versions"] == {name: distribution(name).version for name in KEPT}
-    assert told["widgets"], "widgets that are no part of ipywidgets are off on Colab until asked for"
-    assert all(Path(file).is_relative_to(packages) for file in told["files"])
+    before = snapshot(packages)
     assert len(before) > 1000
+    NotebookClient(notebook, timeout=1200, kernel_name="colab", resources={"metadata": {"path": str(folder)}}).execute()
+    found = json.loads(notebook.cells[-1].outputs[0].text)
+    assert found["versions"] == {name: distribution(name).version for name in KEPT}
+    assert found["widgets"], "Colab shows widgets other than ipywidgets' own only after this call"
+    assert all(Path(file).is_relative_to(packages) for file in found["files"])
     assert snapshot(packages) == before
 
 
-def in_turn(path: Path) -> object:
-    return pytest.param(path, id=path.stem, marks=[] if path.stem.startswith(FAST) else pytest.mark.slow)
-
-
+@pytest.mark.needs("git")
 @pytest.mark.usefixtures("index")
-@pytest.mark.parametrize("path", [in_turn(path) for path in LESSONS])
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if i else []) for i, path in enumerate(LESSONS)],
+)
 def test_a_lesson_alone_runs_on_colab(path: Path, packages: Path, repository: str, tmp_path: Path) -> None:
-    before = snapshot(packages)
-    (tmp_path / "content").mkdir()
-    check_kept(run_all(tmp_path / "content", read(path), repository), packages, before)
+    check_on_colab(path, packages, tmp_path / "content", repository)
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("index")
 def test_an_uploaded_wheel_serves_as_well(packages: Path, tmp_path: Path) -> None:
-    before = snapshot(packages)
     wheel = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path / "content"]
     subprocess.run(wheel, cwd=ROOT, capture_output=True, check=True)
-    check_kept(run_all(tmp_path / "content", read(LESSONS[0], slice(5)), ""), packages, before)
+    check_on_colab(LESSONS[0], packages, tmp_path / "content", "", slice(5))
 
 
-def test_without_address_and_wheel_colab_says_what_to_do(packages: Path, tmp_path: Path) -> None:
-    (tmp_path / "content").mkdir()
-    with pytest.raises(CellExecutionError, match="Upload the wheel made by `make wheel`, or fill in the repository's"):
-        run_all(tmp_path / "content", read(LESSONS[0]), "")
-    assert not list(packages.glob("maelib*"))
-
-
-def test_a_replaced_file_would_be_noticed(packages: Path) -> None:
-    before = snapshot(packages)
-    init = packages / "torch" / "__init__.py"
-    text = init.read_bytes()
-    init.unlink()
-    assert snapshot(packages) != before
-    init.write_bytes(text)
-    assert snapshot(packages) != before
+def test_without_address_and_wheel_the_setup_cell_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(output=SimpleNamespace()))
+    with pytest.raises(SystemExit, match="Upload the wheel made by `make wheel`, or fill in the repository's address"):
+        exec(build.SETUP.format(address=""), {})

@@ -1,0 +1,164 @@
+"""The lessons' widgets in JupyterLab, moved by mouse and keyboard in a real browser."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from conftest import stub_environment
+from nbformat.v4 import new_code_cell, new_notebook
+
+ROOT = Path(__file__).parents[2]
+LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+# Cells far off the screen are otherwise left out of the page.
+ALL_CELLS_IN_THE_PAGE = '{"windowingMode": "none"}'
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
+WIDGETS = {
+    "explorer": """\
+import torch
+from maelib.course.widgets import Explorer
+from maelib.plots import show_images
+Explorer(lambda level: show_images([torch.full((1, 3, 8, 8), level)]), level=(0.0, 1.0, 0.1))
+""",
+    "painter": """\
+import torch
+from maelib.course.widgets import RepairPainter
+from maelib.model import MAEConfig, MaskedAutoencoder
+RepairPainter(torch.rand(1, 3, 32, 32), MaskedAutoencoder(MAEConfig(img_size=32, depth=1, decoder_depth=1)).eval())
+""",
+}
+
+pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="not installed: Chromium"), pytest.mark.needs("make")]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, Path]]:
+    """`make lab` in an environment of stubs: its address, the token to enter with, and the folder that it serves."""
+    folder = tmp_path_factory.mktemp("lab")
+    tracker = folder / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    for place in (folder / "root", tracker.parent):
+        place.mkdir(parents=True)
+    tracker.write_text(ALL_CELLS_IN_THE_PAGE)
+    stub_environment(folder, jupyter=f'shift; exec {sys.executable} -m jupyterlab "$@"')
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    token = secrets.token_hex(8)
+    own = {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
+    own |= {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data"}
+    environment = {**os.environ, **{name: str(folder / place) for name, place in own.items()}, "MAKEFLAGS": ""}
+    options = f"--port={port} --IdentityProvider.token={token} --ServerApp.root_dir={folder / 'root'}"
+    options += " --no-browser --expose-app-in-browser"
+    command = ["make", "lab", f"VENV={folder}", f"LAB_ARGS={options}"]
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        for _ in range(360):
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=5).close()
+                break
+            assert server.poll() is None, (folder / "log").read_text()
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}", token, folder / "root"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def move(page: object, output: object) -> None:
+    """Paint over a canvas, or push the first slider a step, as a learner would."""
+    painted = output.locator("canvas")
+    if painted.count():
+        box = painted.bounding_box()
+        page.mouse.move(box["x"] + 5, box["y"] + 5)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + 5, steps=8)
+        page.mouse.up()
+    else:
+        output.locator(".noUi-handle").first.press("ArrowRight")
+
+
+def run_and_move(
+    lab: tuple[str, str, Path], browser: object, notebook: nbformat.NotebookNode, waits: tuple[int, ...]
+) -> None:
+    """Run all cells in JupyterLab, move the widget's control, and see its picture change, no error and no question.
+
+    `waits` are the milliseconds that each attempt waits for anything.
+    """
+    from playwright.sync_api import TimeoutError
+
+    address, token, root = lab
+    name = f"{secrets.token_hex(4)}.ipynb"
+    (place,) = [i for i, cell in enumerate(notebook.cells) if "widget" in cell.metadata.get("tags", [])]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(notebook, root / name)
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    done = """count => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]
+        .filter(prompt => /^\\[\\d+\\]:$/.test(prompt.textContent.trim())).length == count"""
+    try:
+        for wait in waits:  # again, because on a busy machine the page may miss its kernel's first words
+            page.set_default_timeout(wait)
+            page.goto(f"{address}/lab/workspaces/{name[:-6]}/tree/{name}?token={token}")
+            page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+            with contextlib.suppress(TimeoutError):
+                page.get_by_text("(ipykernel) | Idle").wait_for()  # earlier it would ask which kernel to start
+                page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
+                page.wait_for_function(done, arg=sum(c.cell_type == "code" for c in notebook.cells))
+                break
+        cell = page.locator(".jp-Notebook .jp-Cell").nth(place)
+        cell.scroll_into_view_if_needed()  # a cell out of sight has no layout
+        output = cell.locator(".jp-Cell-outputArea")
+        picture = output.locator("img.widget-image").first
+        picture.wait_for()
+        picture.scroll_into_view_if_needed()
+        page.wait_for_timeout(500)  # the page settles, so that the first change is ours
+        before = picture.screenshot()
+        for i in range(240):
+            if i % 20 == 0:  # again every 5 s: at some steps of a slider a lesson shows words and no picture
+                move(page, output)
+            if picture.screenshot() != before:
+                break
+            page.wait_for_timeout(250)
+        assert picture.screenshot() != before, "the picture does not change"
+        red = "[data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type='application/vnd.jupyter.error']"
+        assert page.locator(red).count() == 0
+        assert page.get_by_text("Error displaying widget").count() == 0
+        assert page.get_by_text("Jupyter news").count() == 0
+    finally:
+        page.close()
+
+
+@pytest.mark.parametrize("source", WIDGETS.values(), ids=WIDGETS)
+def test_a_widget_follows_its_control(lab: tuple[str, str, Path], browser: object, source: str) -> None:
+    cells = [new_code_cell("1 + 1"), new_code_cell(source, metadata={"tags": ["widget"]})]
+    run_and_move(lab, browser, new_notebook(cells=cells, metadata=KERNEL), waits=(60_000, 60_000, 120_000))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_the_widget_of_a_lesson_works_after_all_cells_ran(
+    lab: tuple[str, str, Path], browser: object, path: Path
+) -> None:
+    run_and_move(lab, browser, nbformat.read(path, as_version=4), waits=(1_200_000,))

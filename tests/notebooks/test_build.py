@@ -1,0 +1,149 @@
+"""The scripts that write the notebooks: the build, and the one that sets the repository's address. Always on copies."""
+
+import re
+import shutil
+import tomllib
+from pathlib import Path
+
+import badges
+import build
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+ROOT = Path(__file__).parents[2]
+ADDRESS = "https://github.com/some-school/facades"
+LESSON, SOLVED = "notebooks/00_small.ipynb", "notebooks/solutions/00_small.ipynb"
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The files of a repository that the scripts touch: pyproject.toml, a lesson, its solution, a form test."""
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "tests" / "notebooks").mkdir(parents=True)
+    (tmp_path / "tests" / "notebooks" / "test_form.py").write_text("def test_the_form_of_00_small():\n    pass\n")
+    setup = new_code_cell("# to be filled in", metadata={"tags": ["setup"]})
+    two = new_code_cell("1 + 1", outputs=[new_output("execute_result", {"text/plain": "2"})])
+    for name in (LESSON, SOLVED):
+        (tmp_path / name).parent.mkdir(parents=True)
+        notebook = new_notebook(cells=[new_markdown_cell("# 00. Small\n\nOne sentence."), setup, two])
+        nbformat.write(notebook, tmp_path / name)
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    assert badges.main([""]) == 0  # whatever address this repository has
+    return tmp_path
+
+
+def contents(copy: Path) -> list[bytes]:
+    return [(copy / name).read_bytes() for name in ("pyproject.toml", LESSON, SOLVED)]
+
+
+def cells(copy: Path, name: str) -> list[nbformat.NotebookNode]:
+    return nbformat.read(copy / name, as_version=4).cells
+
+
+def test_an_address_reaches_project_setup_cells_and_badges_and_nothing_else(copy: Path) -> None:
+    nowhere, before = contents(copy), {name: cells(copy, name) for name in (LESSON, SOLVED)}
+    assert b"Open in Colab" not in b"".join(nowhere)
+    assert badges.main([f"{ADDRESS}.git"]) == 0
+    project, known = (tomllib.loads((folder / "pyproject.toml").read_text()) for folder in (copy, ROOT))
+    known["project"].pop("urls", None)
+    assert project["project"].pop("urls") == {"Repository": ADDRESS}
+    assert project == known
+    for name, (head, setup, rest) in before.items():
+        new_head, new_setup, new_rest = cells(copy, name)
+        assert new_rest == rest
+        assert new_setup.source == setup.source.replace('address, wheels = ""', f'address, wheels = "{ADDRESS}"')
+        assert new_setup != setup
+        title, _, badge, *sentence = new_head.source.splitlines()
+        if name == LESSON:
+            assert re.fullmatch(rf"\[!\[Open in Colab\].*/github/some-school/facades/blob/main/{LESSON}\)", badge)
+            assert [title, *sentence] == head.source.splitlines()
+        else:
+            assert new_head == head
+
+    assert badges.main(["https://github.com/other/fork/"]) == 0
+    assert b"some-school" not in b"".join(contents(copy))
+    assert badges.main([""]) == 0
+    assert contents(copy) == nowhere
+
+
+def test_other_addresses_of_the_project_stay() -> None:
+    other = '[project]\n\n[project.urls]\nDocumentation = "https://example.com"\n\n[project.scripts]\n'
+    both = badges.with_repository(other, ADDRESS)
+    assert set(tomllib.loads(both)["project"]["urls"]) == {"Documentation", "Repository"}
+    assert badges.with_repository(both, "") == other
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "github.com/owner/name",
+        "http://github.com/owner/name",
+        "https://github.com/owner",
+        "https://github.com/owner/name/tree/main",
+        "https://gitlab.com/owner/name",
+        "git@github.com:owner/name.git",
+        'https://github.com/owner/name"; import os #',
+    ],
+)
+def test_only_repositories_on_github_are_accepted(address: str) -> None:
+    with pytest.raises(ValueError, match=r"is not the web address .* use https://github.com/owner/name"):
+        badges.clean(address)
+
+
+def test_a_wrong_call_says_what_is_right_and_changes_nothing(copy: Path, capsys: pytest.CaptureFixture) -> None:
+    before = contents(copy)
+    assert badges.main([]) == 2
+    assert badges.main(["github.com/owner/name"]) == 1
+    with pytest.raises(SystemExit, match="2"):
+        build.main(["10_none"])
+    said = capsys.readouterr()
+    assert "https://github.com/owner/name" in said.out
+    assert "use https://github.com/owner/name" in said.err
+    assert "no notebook named 10_none" in said.err
+    assert contents(copy) == before
+
+
+def write_lesson(copy: Path, *sources: str) -> Path:
+    path = copy / "notebooks" / "01_other.ipynb"
+    nbformat.write(new_notebook(cells=[new_markdown_cell("# 01. Other"), *map(new_code_cell, sources)]), path)
+    return path
+
+
+def test_a_build_executes_the_notebook_that_was_named(copy: Path, capfd: pytest.CaptureFixture) -> None:
+    others, path = contents(copy), write_lesson(copy, "1 + 1", "3")
+    build.main(["01_other"])
+    assert re.match(r"executing notebooks/01_other.ipynb \d+ s\n", capfd.readouterr().out)
+    _, *executed = cells(copy, f"notebooks/{path.name}")
+    assert [cell.outputs[0].data["text/plain"] for cell in executed] == ["2", "3"]
+    assert [cell.execution_count for cell in executed] == [1, 2]
+    assert contents(copy) == others
+
+
+@pytest.mark.parametrize(
+    ("second", "what"),
+    [
+        ("# a comment\n1 / 0", "ZeroDivisionError: division by zero"),
+        ("import os; os._exit(1)", "died"),
+        ("raise SystemExit('set the address')", "SystemExit: set the address"),
+    ],
+)
+def test_a_failing_cell_is_named_and_the_file_stays(
+    copy: Path, second: str, what: str, capfd: pytest.CaptureFixture
+) -> None:
+    path = write_lesson(copy, "1 + 1", second, "2")
+    before = path.read_bytes()
+    assert build.main(["01_other"]) == 1
+    said = capfd.readouterr().err
+    assert f"01_other.ipynb, code cell 2, `{second.splitlines()[0]}`: " in said
+    assert what in said
+    assert path.read_bytes() == before
+    assert not list(path.parent.glob(".*"))
+
+
+def test_a_check_runs_the_tests_of_the_form_and_changes_nothing(copy: Path, capfd: pytest.CaptureFixture) -> None:
+    path = write_lesson(copy, "1 + 1")
+    before = path.read_bytes()
+    assert build.main(["--check", "00_small"]) == 0
+    assert "1 passed" in capfd.readouterr().out
+    assert path.read_bytes() == before

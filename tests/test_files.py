@@ -1,0 +1,250 @@
+"""Files that are whole or not there, downloads from a server that fails, hostile archives, and JSON."""
+
+import hashlib
+import io
+import json
+import math
+import os
+import resource
+import stat
+import tarfile
+import zipfile
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maelib import files
+from maelib.files import download, from_json, read_json, read_member, unpack, write_atomic
+
+BODY = np.random.default_rng(0).bytes(300_000)
+DIGEST = hashlib.sha256(BODY).hexdigest()
+
+
+@contextmanager
+def full_disk(size: int):
+    """Lets no file grow beyond `size` bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_write_that_fails_leaves_the_previous_file_and_no_debris(tmp_path):
+    write_atomic(tmp_path / "new" / "a.bin", b"whole")
+    with full_disk(100), pytest.raises(OSError, match="too large"):
+        write_atomic(tmp_path / "new" / "a.bin", BODY)
+    assert (tmp_path / "new" / "a.bin").read_bytes() == b"whole"
+    assert names(tmp_path / "new") == {"a.bin"}
+
+
+@pytest.fixture
+def url(server):
+    server.files["/a.bin"] = BODY
+    return f"{server.url}/a.bin"
+
+
+def test_a_file_arrives_whole_and_is_downloaded_once(server, url, tmp_path):
+    path = download(url, tmp_path / "new" / "a.bin", DIGEST)
+    assert path.read_bytes() == BODY
+    assert download(url, path) == path
+    assert server.asked == [0]
+    assert names(path.parent) == {"a.bin"}
+
+
+def test_a_download_goes_on_where_the_connection_broke(server, url, tmp_path):
+    server.faults = ["cut", 503, "cut"]
+    for fault in ("ended after 100000 of 300000 bytes", "answers 503", "ended after 200000"):
+        with pytest.raises(ConnectionError, match=rf"{url}: .*{fault}.*again"):
+            download(url, tmp_path / "a.bin")
+        assert names(tmp_path) == {"a.bin.partial"}
+    assert download(url, tmp_path / "a.bin", DIGEST).read_bytes() == BODY
+    assert server.sent == len(BODY)  # no byte twice
+
+
+@pytest.mark.parametrize("begun", [b"the beginning of an older file", BODY, BODY + b"and more"])
+@pytest.mark.parametrize("fault", ["ignores range", "changed", None])
+def test_a_download_that_cannot_go_on_starts_over(server, url, tmp_path, begun, fault):
+    (tmp_path / "a.bin.partial").write_bytes(begun)
+    server.faults = [fault or ("changed" if len(begun) < len(BODY) else None)]
+    assert download(url, tmp_path / "a.bin").read_bytes() == BODY
+    assert names(tmp_path) == {"a.bin"}
+
+
+def test_a_full_disk_loses_nothing(server, url, tmp_path):
+    with full_disk(150_000), pytest.raises(ConnectionError, match=r"partial \(.*too large.*disk.*start again"):
+        download(url, tmp_path / "a.bin")
+    assert download(url, tmp_path / "a.bin").read_bytes() == BODY
+    assert server.asked == [0, 150_000]
+
+
+def test_another_digest_is_refused(url, tmp_path):
+    with pytest.raises(ValueError, match=rf"a.bin: its sha256 is {DIGEST}, expected 0000.*{url} has changed"):
+        download(url, tmp_path / "a.bin", "0" * 64)
+    assert names(tmp_path) == set()
+    (tmp_path / "a.bin").write_bytes(b"a file of the user")
+    with pytest.raises(ValueError, match=f"expected {DIGEST}; delete it"):
+        download(url, tmp_path / "a.bin", DIGEST)
+    assert names(tmp_path) == {"a.bin"}
+
+
+@pytest.mark.parametrize(("address", "fault"), [("{}.gone", "404 .*address"), ("http://127.0.0.1:9/x", "network")])
+def test_an_address_without_the_file_is_named(url, tmp_path, address, fault):
+    address = address.format(url)
+    with pytest.raises(ConnectionError, match=f"{address}: .*{fault}"):
+        download(address, tmp_path / "a.bin")
+
+
+def zip_of(path: Path, members: dict[str | zipfile.ZipInfo, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def test_an_archive_unpacks_to_what_went_in_and_nowhere_else(tmp_path):
+    inside = {"x": b"1", "deep/y": BODY}
+    escaping = {"../out": b"2", "/out": b"3", "a/../../out": b"4"}
+    folder = unpack(zip_of(tmp_path / "a.zip", inside | escaping), tmp_path / "new" / "all")
+    assert {name: (folder / name).read_bytes() for name in inside} == inside
+    assert names(tmp_path) == {"a.zip", "new"}
+    assert names(tmp_path / "new") == {"all"}
+    assert os.stat(folder).st_mode == os.stat(tmp_path / "new").st_mode
+
+
+@pytest.mark.parametrize("fault", ["link", "size", "disk", "folder"])
+def test_an_archive_that_cannot_be_unpacked_leaves_nothing(tmp_path, monkeypatch, fault):
+    link = zipfile.ZipInfo("link")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    archive = zip_of(tmp_path / "a.zip", {"x": BODY} | ({link: b"/etc"} if fault == "link" else {}))
+    monkeypatch.setattr(files, "MAX_UNPACKED", 1000 if fault == "size" else 1_000_000)
+    if fault == "folder":
+        (tmp_path / "out").write_bytes(b"a file of the user")
+    words = {"link": "link is a link", "size": "300000 bytes, more than 1000", "disk": "too large", "folder": "out"}
+    with full_disk(200_000 if fault == "disk" else 10_000_000), pytest.raises(ValueError, match=words[fault]) as error:
+        unpack(archive, tmp_path / "out")
+    assert str(archive) in str(error.value)
+    assert names(tmp_path) == {"a.zip"} | ({"out"} if fault == "folder" else set())
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_cut_or_altered_archive_gives_nothing_or_all(tmp_path_factory, data):
+    tmp_path = tmp_path_factory.mktemp("zip")
+    members = {"base/a.txt": b"one" * 50, "base/b.bin": BODY[:500]}
+    whole = zip_of(tmp_path / "a.zip", members).read_bytes()
+    at = data.draw(st.integers(0, len(whole) - 1))
+    bad = whole[:at] if data.draw(st.booleans()) else whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :]
+    (tmp_path / "a.zip").write_bytes(bad)
+    try:
+        folder = unpack(tmp_path / "a.zip", tmp_path / "out")
+    except ValueError:
+        assert names(tmp_path) == {"a.zip"}
+    else:  # the byte says nothing of the contents: it belongs to a date or a name
+        assert all(path.read_bytes() in members.values() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize(
+    ("name", "digest", "keep", "words"),
+    [
+        ("a/gone.bin", DIGEST, None, r"gone\.bin cannot be read .*download"),
+        ("a/w.bin", "0" * 64, None, f"is {DIGEST}, expected 0000.*do not use"),
+        ("a", DIGEST, None, "a cannot be read"),
+        ("a/w.bin", DIGEST, 200, r"w\.bin cannot be read"),
+        ("a/w.bin", DIGEST, 0, r"w\.bin cannot be read"),
+    ],
+)
+def test_one_file_is_read_out_of_a_tar_archive_or_refused(tmp_path, name, digest, keep, words):
+    path = tmp_path / "a.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        folder, file = tarfile.TarInfo("a"), tarfile.TarInfo("a/w.bin")
+        folder.type, file.size = tarfile.DIRTYPE, len(BODY)
+        archive.addfile(folder)
+        archive.addfile(file, io.BytesIO(BODY))
+    assert read_member(path, "a/w.bin", DIGEST) == BODY
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=words) as error:
+        read_member(path, name, digest)
+    assert str(path) in str(error.value)
+
+
+@dataclass(frozen=True)
+class Inner:
+    share: float = 0.5
+    on: bool = True
+
+
+@dataclass(frozen=True)
+class Outer:
+    count: int = 1
+    inner: Inner = Inner()
+    folder: Path | None = None
+    range: tuple[float, float] = (0.0, 1.0)
+    names: tuple[str, ...] = ()
+    kind: Literal["a", "b"] = "a"
+
+    def __post_init__(self):
+        if self.count < 0:
+            raise ValueError(f"count {self.count} is negative; use 0 or more")
+
+
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(
+    st.builds(
+        Outer,
+        st.integers(min_value=0),
+        st.builds(Inner, FINITE, st.booleans()),
+        st.none() | st.sampled_from([Path("a/b"), Path("c")]),
+        st.tuples(FINITE, FINITE),
+        st.lists(st.text()).map(tuple),
+        st.sampled_from("ab"),
+    )
+)
+def test_a_dataclass_comes_back_from_json(outer):
+    assert from_json(Outer, read_json(json.dumps(asdict(outer), default=str)), "settings") == outer
+
+
+def test_missing_entries_take_their_defaults_and_whole_numbers_serve_as_floats():
+    assert from_json(Outer, {"range": [0, 1]}, "settings") == Outer()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"count": "1"}, "count is '1', expected int"),
+        ({"count": True}, "count is True, expected int"),
+        ({"count": -1}, "count -1 is negative; use 0 or more"),
+        ({"inner": {"share": math.nan}}, "share is nan, expected float"),
+        ({"inner": {"share": 10**400}}, "share is 10*[.]{3}0*, expected float"),
+        ({"inner": {"share": None}}, "share is None, expected float"),
+        ({"inner": {"on": 1}}, "on is 1, expected bool"),
+        ({"folder": 3}, "folder is 3, expected Path"),
+        ({"range": [0, 1, 2]}, r"range is \[0, 1, 2\], expected tuple\[float, float\]"),
+        ({"names": "ab"}, "names is 'ab', expected tuple"),
+        ({"kind": "c"}, "kind is 'c', expected Literal"),
+        ({"colour": 2}, r"settings has the entries \['colour'\].*remove"),
+        ([], r"settings is \[\], expected Outer"),
+    ],
+)
+def test_a_value_of_another_type_is_named(value, words):
+    with pytest.raises(ValueError, match=words):
+        from_json(Outer, value, "settings")
+
+
+@pytest.mark.parametrize("text", ["", "{", b"\xff", "[" * 100_000])
+def test_what_is_not_json_is_refused(text):
+    with pytest.raises(ValueError, match=r"not JSON \(.+\)"):
+        read_json(text)

@@ -1,0 +1,346 @@
+"""Datasets: what folders give, what is refused, splits without leakage, drawn facades, batches in order."""
+
+import io
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from tiny import draw_plain, fill_folder
+
+from maelib.data.images import (
+    DrawnImages,
+    FolderImages,
+    StepSampler,
+    difference_hash,
+    epoch_indices,
+    fetch_cmp,
+    prefetch,
+    split,
+)
+from maelib.data.photos import PhotoError
+from maelib.facades import LABELS, draw_facade
+
+SAMPLE = Path(__file__).parents[2] / "shared" / "data" / "cmp_original_sample"
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return draw_plain(40, 64)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return fill_folder(tmp_path / "facades")
+
+
+def pixels(image):
+    return image[:3].permute(1, 2, 0).numpy()
+
+
+def batch(images, indices):
+    return torch.stack([images[i] for i in indices])
+
+
+# ---------------------------------------------------------------------------------------------------------- folders
+
+
+def test_every_layout_and_range_of_npy_gives_the_same_opaque_image(tmp_path, drawn):
+    image = drawn[0]
+    unit = image.astype(np.float32) / 255
+    layouts = [
+        image,
+        image.transpose(2, 0, 1),
+        unit,
+        unit.transpose(2, 0, 1).astype(np.float64),
+        image.astype(np.float32),
+        np.dstack([image, np.full((64, 64), 255, np.uint8)]),
+    ]
+    for i, array in enumerate(layouts):
+        np.save(tmp_path / f"{i}.npy", array)
+    images = FolderImages(tmp_path, 64)
+    assert len(images) == len(layouts)
+    for rgba in (images[i] for i in range(len(images))):
+        assert np.array_equal(pixels(rgba), image)
+        assert (rgba[3] == 255).all()
+
+
+def test_photos_and_arrays_come_in_the_order_of_their_names_and_other_files_do_not(tmp_path, drawn):
+    Image.fromarray(drawn[1]).save(tmp_path / "b.png")
+    np.save(tmp_path / "c.npy", drawn[2])
+    np.save(tmp_path / "a.npy", drawn[0])
+    (tmp_path / "._b.png").write_bytes(b"left by macOS")
+    images = FolderImages(tmp_path, 64)
+    assert images.names == ["a.npy", "b.png", "c.npy"]
+    assert all(np.array_equal(pixels(image), expected) for image, expected in zip(images, drawn[:3], strict=True))
+
+
+@pytest.mark.parametrize("size", [32, 96])
+def test_a_photo_is_cropped_to_its_centre_square(tmp_path, size):
+    wide = np.zeros((64, 192, 3), np.uint8)
+    wide[:, 64:128] = 200
+    np.save(tmp_path / "wide.npy", wide)
+    assert (FolderImages(tmp_path, size)[0][:3] == 200).all()
+
+
+def test_what_a_photo_leaves_transparent_is_transparent(tmp_path, drawn):
+    alpha = np.full((64, 64), 255, np.uint8)
+    alpha[:, :10] = 0
+    Image.fromarray(np.dstack([drawn[0], alpha])).save(tmp_path / "cut.png")
+    assert np.array_equal(FolderImages(tmp_path, 64)[0][3], alpha)
+    smaller = FolderImages(tmp_path, 32)[0][3]
+    assert np.array_equal(smaller[0] > 0, np.arange(32) >= 5)
+    assert np.array_equal(FolderImages(tmp_path, 24)[0][3, 0] > 0, np.arange(24) >= 4)  # a pixel that holds any of it
+
+
+def test_flat_corners_become_transparent_when_asked(tmp_path, drawn):
+    y, x = np.mgrid[:64, :64]
+    corner = 2 * x > 192 - 2 * y
+    np.save(tmp_path / "a.npy", np.where(corner[..., None], np.uint8(128), drawn[0]))
+    found = FolderImages(tmp_path, 64)[0][3] == 0
+    assert found[corner].all()
+    assert found.sum() < 1.3 * corner.sum()
+    assert (FolderImages(tmp_path, 64, border_fill=False)[0][3] == 255).all()
+
+
+def test_a_photo_that_is_all_transparent_is_a_bad_file(tmp_path, drawn):
+    np.save(tmp_path / "a.npy", np.dstack([drawn[0], np.zeros((64, 64), np.uint8)]))
+    with pytest.raises(PhotoError, match=r"a\.npy: is all border fill or transparent"):
+        FolderImages(tmp_path, 64)[0]
+
+
+def test_a_missing_or_empty_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="gone does not exist"):
+        FolderImages(tmp_path / "gone", 32)
+    with pytest.raises(FileNotFoundError, match="holds no photo"):
+        FolderImages(tmp_path, 32)
+
+
+def test_a_bad_file_stops_with_its_name_and_the_cure(folder):
+    (folder / "05.npy").write_bytes(b"cut short")
+    images = FolderImages(folder, 32)
+    images[4]
+    with pytest.raises(PhotoError, match=r"05\.npy: .*--skip-bad"):
+        images[5]
+
+
+def test_skipped_files_are_warned_of_once_and_the_next_one_stands_in(folder):
+    images = FolderImages(folder, 32, skip_bad=True)
+    (folder / "05.npy").unlink()
+    (folder / "06.npy").write_bytes(b"cut short")
+    (folder / "23.npy").unlink()
+    with pytest.warns(UserWarning, match="left out: ") as told:
+        seen = batch(images, [5, 23, 1, 5])
+    assert torch.equal(seen, batch(images, [7, 0, 1, 7]))
+    assert len(told) == 3
+    assert images.skipped.keys() == {"05.npy", "06.npy", "23.npy"}
+    for path in folder.iterdir():
+        path.unlink()
+    gone = FolderImages(folder, 32, skip_bad=True, files=images.files)
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(PhotoError, match="none of its 24 files"),
+    ):
+        gone[0]
+
+
+def test_a_file_is_read_once_as_long_as_it_fits_into_the_cache(folder, monkeypatch):
+    images = FolderImages(folder, 32)
+    monkeypatch.setattr("maelib.data.images.CACHE_BYTES", 2 * 4 * 32 * 32)
+    before = batch(images, [0, 1, 2])
+    for path in folder.iterdir():
+        path.write_bytes(b"")
+    assert torch.equal(batch(images, [0, 1]), before[:2])
+    with pytest.raises(PhotoError):
+        images[2]
+
+
+# ------------------------------------------------------------------------------------------------------------ splits
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 24), st.floats(0.01, 0.99), st.integers(0, 99))
+def test_a_split_divides_the_files_and_repeats_by_seed(tmp_path_factory, number, share, seed):
+    root = tmp_path_factory.getbasetemp() / "split"
+    files = sorted((root if root.is_dir() else fill_folder(root)).iterdir())[:number]
+    images = FolderImages(root, 32, files=files)
+    train, val = split(images, share, seed)
+    assert sorted(train.names + val.names) == images.names
+    assert len(val) == min(max(round(share * number), 1), number - 1)
+    assert split(images, share, seed)[1].names == val.names
+
+
+def test_only_the_validation_images_that_are_used_are_read(folder):
+    for path in folder.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(PhotoError):
+        split(FolderImages(folder, 32), 0.25, 3)
+    fill_folder(folder)
+    val = split(FolderImages(folder, 32), 0.25, 3, val_images=2)[1]
+    assert len(val) == 2
+    for path in set(folder.iterdir()) - set(val.files):
+        path.write_bytes(b"")
+    split(FolderImages(folder, 32), 0.25, 3, val_images=2)
+
+
+def test_one_image_cannot_be_split(folder):
+    with pytest.raises(ValueError, match="holds 1 image, and a split needs 2"):
+        split(FolderImages(folder, 32).subset([0]), 0.5, 0)
+
+
+def test_training_leaves_out_what_nearly_equals_a_validation_image(folder):
+    images = FolderImages(folder, 32)
+    _, val = split(images, 0.25, 3)
+    photo = np.load(val.files[0]).astype(int)
+    noisy = (photo + np.random.default_rng(0).integers(-3, 4, photo.shape)).clip(0, 255).astype(np.uint8)
+    twin = next(file for file in images.files if file.name not in val.names)
+    np.save(twin, noisy)  # the same facade, photographed again
+    train, _ = split(FolderImages(folder, 32), 0.25, 3)
+    with pytest.warns(UserWarning, match=f"{twin.name}: nearly equals"):
+        batch(train, range(len(train)))
+    assert train.skipped.keys() == {twin.name}
+
+
+def test_hashes_tell_distinct_facades_apart_and_copies_alike(drawn):
+    noise = np.random.default_rng(0).integers(-6, 7, drawn.shape)
+    copies = np.clip(drawn + noise, 0, 255).astype(np.uint8)
+    ours, theirs = (difference_hash(torch.from_numpy(x).permute(0, 3, 1, 2)) for x in (drawn, copies))
+    distance = np.unpackbits(ours[:, None] ^ theirs, axis=2).sum(axis=2)
+    assert (np.diag(distance) <= 7).mean() > 0.9
+    assert (distance[~np.eye(40, dtype=bool)] <= 7).sum() <= 4
+
+
+# --------------------------------------------------------------------------------------------------------------- CMP
+
+
+def archive(part: str, seeds: list[int]) -> bytes:
+    """Drawn facades in the layout of the official archive: photos, label maps, boxes."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as file:
+        for n, seed in enumerate(seeds, 1):
+            facade, name = draw_facade(seed, (96, 64)), f"{part}/cmp_{'bx'[part == 'extended']}{n:04d}"
+            for suffix, image in ((".jpg", Image.fromarray(facade.image)), (".png", Image.fromarray(facade.labels))):
+                data = io.BytesIO()
+                image.save(data, "JPEG" if suffix == ".jpg" else "PNG")
+                file.writestr(name + suffix, data.getvalue())
+            file.writestr(f"{name}.xml", "<object/>")
+    return buffer.getvalue()
+
+
+def test_the_cmp_database_is_fetched_once_and_read_squeezed_without_its_label_maps(server, tmp_path):
+    parts = {"base": [1, 2, 3], "extended": [4, 5]}
+    server.files |= {f"/CMP_facade_DB_{part}.zip": archive(part, seeds) for part, seeds in parts.items()}
+    fetch_cmp(tmp_path, server.url)
+    sent = server.sent
+    fetch_cmp(tmp_path, server.url)
+    assert server.sent == sent
+    images = FolderImages(tmp_path, 48)
+    assert images.names == ["cmp_b0001.jpg", "cmp_b0002.jpg", "cmp_b0003.jpg", "cmp_x0001.jpg", "cmp_x0002.jpg"]
+    squeezed = Image.fromarray(draw_facade(1, (96, 64)).image).resize((48, 48), Image.Resampling.LANCZOS)
+    assert np.abs(np.asarray(squeezed).astype(int) - pixels(images[0])).mean() < 6  # JPEG
+    np.save(tmp_path / "own.npy", np.zeros((64, 64, 3), np.uint8))
+    assert FolderImages(tmp_path, 48).names == ["own.npy"]
+
+
+@pytest.mark.skipif(not SAMPLE.is_dir(), reason="the original files of the database are not here")
+def test_original_files_of_the_database_are_read():
+    images = FolderImages(SAMPLE, 64)
+    assert batch(images, range(len(images))).shape == (len(images), 4, 64, 64)
+    assert all(name.startswith("cmp_") and name.endswith(".jpg") for name in images.names)
+
+
+# ----------------------------------------------------------------------------------------------------- drawn facades
+
+
+def test_facades_are_drawn_once_and_know_where_they_are_empty(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAELIB_CACHE", str(tmp_path))
+    images = DrawnImages(12, 32, seed=3)
+    for i in range(12):
+        facade = draw_facade(3_000_000 + i, 32)
+        assert np.array_equal(pixels(images[i]), facade.image)
+        assert np.array_equal(images[i][3] == 0, facade.labels == LABELS.index("void"))
+    assert any((images[i][3] == 0).any() for i in range(12))
+    monkeypatch.setattr("maelib.facades.draw_rgba", None)  # drawing again would fail
+    assert torch.equal(DrawnImages(12, 32, seed=3)[5], images[5])
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_several_processes_draw_what_one_draws(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAELIB_CACHE", str(tmp_path / "a"))
+    two = np.array(DrawnImages(1001, 32, workers=2).pixels)
+    monkeypatch.setenv("MAELIB_CACHE", str(tmp_path / "b"))
+    assert np.array_equal(two, DrawnImages(1001, 32, workers=1).pixels)
+
+
+def test_a_script_without_a_main_guard_draws(tmp_path):
+    """As a first script is written; processes that import it anew would draw for ever."""
+    script = tmp_path / "first.py"
+    script.write_text("from maelib.data.images import DrawnImages\nprint(len(DrawnImages(1100, 32, workers=2)))\n")
+    environment = {"MAELIB_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(Path(__file__).parents[1])}
+    run = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    assert run.stdout == "1100\n", run.stderr
+
+
+def test_numbers_of_facades_out_of_range_are_refused():
+    with pytest.raises(ValueError, match="count 0, seed 0: draw 1 to 1000000"):
+        DrawnImages(0, 32)
+
+
+# ----------------------------------------------------------------------------------------------------------- batches
+
+
+@settings(max_examples=50)
+@given(st.integers(1, 20), st.integers(1, 30), st.integers(1, 12), st.integers(0, 99), st.data())
+def test_each_image_comes_once_an_epoch_and_a_resumed_run_continues_alike(count, size, steps, seed, draw):
+    order = [i for some in StepSampler(range(count), size, steps, seed) for i in some]
+    assert len(order) == steps * size
+    for epoch in range(len(order) // count):
+        assert sorted(order[epoch * count : (epoch + 1) * count]) == list(range(count))
+    first = draw.draw(st.integers(0, steps))
+    resumed = StepSampler(range(count), size, steps, seed, first)
+    assert [i for some in resumed for i in some] == order[first * size :]
+    assert len(resumed) == steps - first
+
+
+def test_the_parts_of_a_batch_are_all_of_it():
+    whole = list(StepSampler(range(24), 8, 6, seed=3))
+    parts = [list(StepSampler(range(24), 8, 6, 3, part=part)) for part in (slice(0, 4), slice(4, 8))]
+    assert [a + b for a, b in zip(*parts, strict=True)] == whole
+
+
+@pytest.mark.parametrize(("photos", "drawings", "share"), [(40, 2000, 0.5), (40, 2000, 0.2), (300, 1000, 0.75)])
+def test_a_folder_mixed_with_drawings_makes_up_the_share_asked_for(photos, drawings, share):
+    times = np.bincount(epoch_indices(photos + drawings, drawings, share))
+    assert (times[photos:] == 1).all()
+    assert len(set(times[:photos])) == 1
+    assert times[:photos].sum() / times.sum() == pytest.approx(share, abs=0.01)
+
+
+def test_a_folder_or_drawings_alone_are_seen_once_an_epoch():
+    assert epoch_indices(7, 0, 0.5).tolist() == epoch_indices(7, 7, 0.5).tolist() == list(range(7))
+    assert np.bincount(epoch_indices(110, 10, 0.5)).tolist() == [1] * 110  # photos are never left out
+
+
+def test_threads_hand_out_the_batches_in_the_samplers_order(folder):
+    images, sampler = FolderImages(folder, 32), StepSampler(range(24), 6, 23, seed=1)
+    for (indices, rgba), expected in zip(prefetch(images, sampler, threads=3), sampler, strict=True):
+        assert indices == expected
+        assert torch.equal(rgba, batch(images, expected))
+
+
+def test_what_goes_wrong_in_a_thread_is_raised_and_no_thread_stays(folder):
+    (folder / "03.npy").write_bytes(b"")
+    before = threading.active_count()
+    with pytest.raises(PhotoError):
+        list(prefetch(FolderImages(folder, 32), StepSampler(range(24), 6, 20, seed=1)))
+    batches = prefetch(FolderImages(folder, 32), StepSampler(range(3), 3, 20, seed=1))
+    next(batches)
+    batches.close()
+    assert threading.active_count() == before

