@@ -1,4 +1,4 @@
-"""Predictions: the learner picks an answer before the cells that show it, and is told afterwards how it went."""
+"""Predictions: the learner picks an answer before the cells that show it, and learns afterwards how it went."""
 
 from typing import Any
 

@@ -138,7 +138,7 @@ class FolderImages(Dataset):
         return torch.from_numpy(rgba).permute(2, 0, 1)  # (H, W, 4) -> (4, H, W)
 
     def subset(self, indices: Sequence[int]) -> "FolderImages":
-        """A dataset of its own of these files, so that nothing set on one part of a split reaches the other."""
+        """A separate dataset of some files, so that nothing set on one part of a split reaches the other."""
         files = [self.files[i] for i in indices]
         return FolderImages(self.folder, self.size, self.skip_bad, self.border_fill, files)
 

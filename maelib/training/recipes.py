@@ -22,7 +22,7 @@ class TrainConfig:
     model: MAEConfig = CONFIGS["facade_tiny"]
     """shape of the model"""
     init: Path | None = None
-    """weights to start from instead of random ones: a checkpoint of the same shape, whatever its image and patch size;
+    """weights to start from instead of random ones: a checkpoint of the same shape, of any image and patch size;
     or, for the recipes vit_base, vit_large and vit_huge, a published file of the MAE authors, timm or Hugging Face"""
     data: Path | None = None
     """folder of .npy arrays and photos to learn from; without one, facades are drawn"""
