@@ -450,7 +450,7 @@ VGG = {name: torch.zeros(shape) for name, shape in VGG_SHAPES.items()}
 
 def _run() -> tuple[TrainConfig, MaskedAutoencoder, list[torch.optim.Optimizer]]:
     model = _model(SMALL)
-    return TrainConfig(model=SMALL, keep=1), model, [torch.optim.AdamW(model.parameters())]
+    return TrainConfig(model=SMALL), model, [torch.optim.AdamW(model.parameters())]
 
 
 def _read_state(path: Path) -> None:
@@ -464,9 +464,7 @@ def _saved_state() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     sum(parameter.sum() for parameter in model.parameters() if parameter.requires_grad).backward()
     optimizer.step()
     with tempfile.TemporaryDirectory() as folder:
-        runs.save_run(
-            replace(config, out=Path(folder)), runs.gather(model, [optimizer], True), 1, [torch.ones(2)], False
-        )
+        runs.save_run(replace(config, out=Path(folder)), model, [optimizer], 1, [[1.0, 1.0]], False)
         return load_tensors(Path(folder, "state.safetensors"))
 
 

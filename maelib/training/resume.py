@@ -87,14 +87,12 @@ def load_run(config: TrainConfig, model: MaskedAutoencoder, optimizers: list) ->
     Raises
     ------
     CheckpointError
-        When there is no whole state, or it belongs to another run or version.
-    ValueError
-        When the run is beyond `config.steps` already.
+        When there is no whole state, it belongs to another run or version, or the run is beyond `config.steps`.
     """
     damaged = []
-    for name in STATES:
+    for path in (config.out / name for name in STATES):
         try:
-            state, metadata = load_tensors(config.out / name)
+            state, metadata = load_tensors(path)
             break
         except FileNotFoundError:
             continue
@@ -106,7 +104,7 @@ def load_run(config: TrainConfig, model: MaskedAutoencoder, optimizers: list) ->
             "with another --out, if possible from its model.safetensors (--init)"
         )
     for error in damaged:
-        warnings.warn(f"{error}; continuing from {name}, step {metadata['step']}", stacklevel=2)
+        warnings.warn(f"{error}; continuing from {path.name}, step {metadata['step']}", stacklevel=2)
     try:
         model.load_state_dict({name: state.pop(f"model.{name}") for name in model.state_dict()})
         for i, optimizer in enumerate(optimizers):
@@ -120,10 +118,11 @@ def load_run(config: TrainConfig, model: MaskedAutoencoder, optimizers: list) ->
         losses = from_json(tuple[tuple[float, ...], ...], metadata["losses"], "losses")
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
-            f"{config.out} holds a state of another run or version ({error}); start anew with another --out"
+            f"{path} is the state of another run or version ({error}); start anew with another --out"
         ) from error
     if step > config.steps:
-        raise ValueError(f"{config.out} is already at step {step}, beyond steps {config.steps}; ask for more steps")
+        reached = f"{path} is already at step {step}, beyond steps {config.steps}"
+        raise CheckpointError(f"{reached}; ask for more steps")
     return step, [list(values) for values in losses]
 
 
@@ -140,7 +139,10 @@ def read_config(run: Path) -> TrainConfig:
     path = Path(run) / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; start a run there before resuming it")
-    return from_json(TrainConfig, read_json(path.read_bytes(), str(path)), str(path))
+    try:
+        return from_json(TrainConfig, read_json(path.read_bytes()), "the configuration")
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged or of another version: {error}; restore it or start anew") from error
 
 
 def check_same_run(config: TrainConfig) -> None:
