@@ -170,9 +170,10 @@ def test_the_four_core_files_stay_small() -> None:
     assert total([path for name in ("patches", "masking", "model", "losses") for path in files_of(name)]) <= 520
 
 
+@pytest.mark.xfail(strict=True, reason="about 3,290 lines; the design asks for 3,000")
 def test_the_library_stays_small() -> None:
     apart = {"facades", "exercises"}
-    assert total([path for path in MODULES if not apart & set(path.relative_to(ROOT).parts)]) <= 3300
+    assert total([path for path in MODULES if not apart & set(path.relative_to(ROOT).parts)]) <= 3000
 
 
 def test_no_module_outgrows_one_reading() -> None:
@@ -182,8 +183,9 @@ def test_no_module_outgrows_one_reading() -> None:
     assert {path.name: lines[path] for path, limit in limits.items() if lines[path] > limit} == {}
 
 
+@pytest.mark.xfail(strict=True, reason="about 5,420 lines; the design asks for 5,000")
 def test_the_tests_stay_small() -> None:
-    assert total(list((ROOT / "tests").rglob("*.py"))) <= 5450
+    assert total(list((ROOT / "tests").rglob("*.py"))) <= 5000
 
 
 def test_the_wheel_carries_the_library_the_model_and_a_few_facades(tmp_path: Path) -> None:

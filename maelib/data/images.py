@@ -145,7 +145,8 @@ class FolderImages(Dataset):
 
 def _find_files(folder: Path) -> list[Path]:
     """A folder's photos, without the CMP database's label maps; where there are none, that database's further down."""
-    files = [file for file in list_photos(folder) if not file.match("cmp_*.png")]
+    photos = list_photos(folder)
+    files = [file for file in photos if not (file.name.startswith("cmp_") and file.suffix == ".png")]
     if not files:
         found = [file for depth in (1, 2, 3) for file in folder.glob("*/" * depth + "cmp_[bx][0-9]*.jpg")]
         files = sorted(found, key=lambda file: file.name)

@@ -77,11 +77,13 @@ def list_photos(folder: Path | str) -> list[Path]:
         raise FileNotFoundError(f"folder {folder} does not exist; give one with photos or .npy arrays")
     with os.scandir(folder) as entries:  # much faster than Path.iterdir where there are 100,000 files
         names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file())
-    others = [name.lower() for name in names if not name.lower().endswith(PHOTO_SUFFIXES + TEXT_SUFFIXES)]
+    photos = [name for name in names if name.lower().endswith(PHOTO_SUFFIXES)]
+    others = [name.lower() for name in set(names).difference(photos) if not name.lower().endswith(TEXT_SUFFIXES)]
     if others:
         kinds = ", ".join(sorted({os.path.splitext(name)[1] or "no suffix" for name in others}))
         warnings.warn(f"{folder}: {len(others)} files of other kinds were left aside: {kinds}", stacklevel=2)
-    return [Path(folder, name) for name in names if name.lower().endswith(PHOTO_SUFFIXES)]
+    folder = Path(folder)
+    return [folder / name for name in photos]
 
 
 def _channels_last(array: np.ndarray, name: str | Path = "photo") -> np.ndarray:
