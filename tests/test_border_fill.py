@@ -93,8 +93,6 @@ def test_a_batch_is_its_photos_one_by_one_and_may_have_any_shape(drawn):
     assert np.array_equal(found[2], find_border_fill(batch[2]))
     assert not find_border_fill(np.zeros((0, 64, 64, 3), np.uint8)).any()
     assert not find_border_fill(np.zeros((8, 8, 3), np.uint8)).any()
-    with pytest.raises(ValueError, match=r"float64 \(8, 8, 3\); give uint8"):
-        find_border_fill(np.zeros((8, 8, 3)))
 
 
 @pytest.mark.skipif(not (CMP / "manifest.csv").is_file(), reason="the CMP photos are not beside the repository")

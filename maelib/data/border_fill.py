@@ -32,14 +32,7 @@ def find_border_fill(photos: np.ndarray) -> np.ndarray:
     -------
     ndarray
         bool `(H, W)` or `(N, H, W)`, True = border fill.
-
-    Raises
-    ------
-    ValueError
-        If the photos are not uint8 with three channels.
     """
-    if photos.dtype != np.uint8 or photos.ndim not in (3, 4) or photos.shape[-1] != 3:
-        raise ValueError(f"photos are {photos.dtype} {photos.shape}; give uint8 (H, W, 3) or (N, H, W, 3)")
     if photos.ndim == 3:
         return find_border_fill(photos[None])[0]
     found, side = np.zeros(photos.shape[:3], bool), min(photos.shape[1:3])

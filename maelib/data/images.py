@@ -32,10 +32,10 @@ TEST_SEEDS = range(900_000_000, 900_000_256)  # never drawn for training; see ma
 CMP_URL = "https://cmp.felk.cvut.cz/~tylecr1/facade"
 
 
-def fetch_cmp(folder: Path, url: str = CMP_URL) -> None:
+def fetch_cmp(folder: Path) -> None:
     """Download and unpack the 606 photos of the CMP Facade Database into `folder`, unless they are there."""
     for part in ("base", "extended"):
-        archive = download(f"{url}/CMP_facade_DB_{part}.zip", Path(folder) / f"CMP_facade_DB_{part}.zip")
+        archive = download(f"{CMP_URL}/CMP_facade_DB_{part}.zip", Path(folder) / f"CMP_facade_DB_{part}.zip")
         if not archive.with_suffix("").is_dir():
             unpack(archive, archive.with_suffix(""))
 

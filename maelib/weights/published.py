@@ -27,27 +27,20 @@ class Official:
     """name of our configuration that has its shape"""
     norm_pix: bool | None
     """whether it predicts normalised pixels; None for an encoder alone"""
-    md5: str = ""
-    """first digits of its checksum, where the authors state them"""
 
 
 # Which files predict normalised pixels: the authors in issues 8 and 12 of facebookresearch/mae, and in PRETRAIN.md.
 OFFICIAL: dict[str, Official] = {
     f"mae_{kind}_vit_{size}{variant}": Official(
-        f"https://dl.fbaipublicfiles.com/mae/{kind}/mae_{kind}_vit_{size}{variant}.pth", f"vit_{size}", norm_pix, md5
+        f"https://dl.fbaipublicfiles.com/mae/{kind}/mae_{kind}_vit_{size}{variant}.pth", f"vit_{size}", norm_pix
     )
-    for kind, size, variant, norm_pix, md5 in (
-        ("pretrain", "base", "", None, "8cad7c"),
-        ("pretrain", "large", "", None, "b8b06e"),
-        ("pretrain", "huge", "", None, "9bdbb0"),
-        ("pretrain", "base", "_full", True, ""),
-        ("pretrain", "large", "_full", True, ""),
-        ("pretrain", "huge", "_full", True, ""),
-        ("visualize", "base", "", False, ""),
-        ("visualize", "large", "", False, ""),
-        ("visualize", "huge", "", False, ""),
-        ("visualize", "large", "_ganloss", False, ""),  # sharper: a discriminator helped to train it
+    for kind, variant, norm_pix, sizes in (
+        ("pretrain", "", None, ("base", "large", "huge")),
+        ("pretrain", "_full", True, ("base", "large", "huge")),
+        ("visualize", "", False, ("base", "large", "huge")),
+        ("visualize", "_ganloss", False, ("large",)),  # sharper: a discriminator helped to train it
     )
+    for size in sizes
 }
 
 DECODER = ("decoder_", "mask_token")  # how our names of the decoder's weights begin
