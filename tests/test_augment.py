@@ -99,18 +99,11 @@ def test_a_part_of_the_random_numbers_serves_a_part_of_the_batch():
     torch.testing.assert_close(part, augment(images, 16, seeded(1))[0][2:5])
 
 
-def test_another_size_comes_out_as_asked():
-    assert Augment()(torch.zeros(2, 3, 40, 40, dtype=torch.uint8), 32, seeded())[0].shape == (2, 3, 32, 32)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"scale": (0.0, 1.0)}, r"scale \(0.0, 1.0\)"),
-        ({"scale": (0.9, 0.5)}, "smallest <= largest"),
-        ({"flip": 1.5}, "flip 1.5"),
+        ({"scale": (0.9, 0.5)}, r"scale \(0.9, 0.5\).* smallest <= largest"),
         ({"rotation": 90.0}, "rotation 90.0.*0 to 45"),
-        ({"jitter": 1.0}, "jitter 1.0"),
     ],
 )
 def test_bad_ranges_are_named_with_their_cure(options, message):

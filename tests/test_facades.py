@@ -171,16 +171,11 @@ def test_every_style_occurs(facades: list[Facade]):
     [
         (-1, 64, ValueError, "seed -1 is negative; use one from 0"),
         (1.5, 64, TypeError, "seed 1.5 is not a whole number; use one from 0"),
-        ("7", 64, TypeError, "seed '7' is not a whole number"),
-        (None, 64, TypeError, "seed None is not a whole number"),
         (0, 31, ValueError, "size 31 is outside 32 to 1024 px; use 32"),
-        (0, 1025, ValueError, "size 1025 is outside 32 to 1024 px; use 1024"),
         (0, (64, 2000), ValueError, r"size \(64, 2000\) is outside 32 to 1024 px; use 1024"),
         (0, (64,), ValueError, r"size \(64,\) has 1 numbers; use one side or \(height, width\)"),
-        (0, (64, 64, 3), ValueError, "has 3 numbers"),
         (0, 64.0, TypeError, "size 64.0 is not a whole number or a pair of them; use 224"),
         (0, (64, "64"), TypeError, "is not a whole number or a pair of them"),
-        (0, None, TypeError, "size None is not a whole number"),
     ],
 )
 def test_bad_input_gets_an_error_with_the_cure(seed, size, error: type[Exception], message: str):

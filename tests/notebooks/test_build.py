@@ -78,11 +78,8 @@ def test_other_addresses_of_the_project_stay() -> None:
     "address",
     [
         "github.com/owner/name",
-        "http://github.com/owner/name",
         "https://github.com/owner",
-        "https://github.com/owner/name/tree/main",
         "https://gitlab.com/owner/name",
-        "git@github.com:owner/name.git",
         'https://github.com/owner/name"; import os #',
     ],
 )
