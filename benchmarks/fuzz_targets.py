@@ -29,7 +29,7 @@ from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder
 from maelib.perceptual import vgg19
 from maelib.training import resume as runs
 from maelib.training.recipes import TrainConfig
-from maelib.weights import CheckpointError, load_model, load_tensors, save_tensors, start_from
+from maelib.weights.checkpoint import CheckpointError, load_model, load_tensors, save_tensors, start_from
 
 Strategy = st.SearchStrategy[bytes]
 SIZE = (12, 16)  # of photos and masks, height and width

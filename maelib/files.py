@@ -8,7 +8,6 @@ import sys
 import tempfile
 import zipfile
 from dataclasses import is_dataclass
-from email.utils import formatdate
 from http.client import HTTPException
 from pathlib import Path
 from types import UnionType
@@ -62,22 +61,14 @@ def download(url: str, path: Path) -> Path:
     ConnectionError
         When the server refuses, or the download cannot be finished. The message names address, fault and cure.
     """
-    path, partial = Path(path), Path(f"{path}.partial")
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _receive(url, partial)
-        os.replace(partial, path)
-    return path
-
-
-def _receive(url: str, partial: Path) -> None:
-    """Append to `partial` what is missing, or write it anew where the server cannot continue."""
     from tqdm import tqdm
 
-    have, headers = partial.stat().st_size if partial.is_file() else 0, {"User-Agent": "maelib"}
-    if have:
-        written = formatdate(partial.stat().st_mtime, usegmt=True)
-        headers |= {"Range": f"bytes={have}-", "If-Unmodified-Since": written}
+    path, partial = Path(path), Path(f"{path}.partial")
+    if path.is_file():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    have = partial.stat().st_size if partial.is_file() else 0
+    headers = {"User-Agent": "maelib"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
         with urlopen(Request(url, headers=headers), timeout=60) as answer:
             have = have if answer.status == 206 else 0  # any other status sends the whole file
@@ -91,14 +82,16 @@ def _receive(url: str, partial: Path) -> None:
         if total is not None and (size := partial.stat().st_size) < total:
             raise ConnectionError(f"the connection ended after {size} of {total} bytes")
     except HTTPError as error:
-        if not have or error.code not in (412, 416):
-            cure = "check the address, or try again later"
-            raise ConnectionError(f"{url}: the server answers {error.code} {error.reason}; {cure}") from error
-        partial.unlink()  # the file on the server has changed, or is no longer than this one
-        _receive(url, partial)
+        if have and error.code == 416:  # the file on the server is no longer than what is here: begin anew
+            partial.unlink(missing_ok=True)
+            return download(url, path)
+        cure = "check the address, or try again later"
+        raise ConnectionError(f"{url}: the server answers {error.code} {error.reason}; {cure}") from error
     except (OSError, HTTPException) as error:
         cure = "check the network and the disk, then start again: the download goes on where it stopped"
         raise ConnectionError(f"{url}: cannot be downloaded to {partial} ({error}); {cure}") from error
+    os.replace(partial, path)
+    return path
 
 
 def unpack(archive: Path, folder: Path) -> Path:

@@ -39,19 +39,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return
         if fault == "ignores range":
             first = 0
-        elif first and fault == "changed":
-            self.send_error(412)
-            return
         elif first >= len(body):
-            self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(body)}")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.send_error(416)
             return
         self.send_response(206 if first else 200)
         self.send_header("Content-Length", str(len(body) - first))
-        if first:
-            self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
         self.end_headers()
         sent = body[first : first + server.cut] if fault == "cut" else body[first:]
         self.wfile.write(sent)

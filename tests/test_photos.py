@@ -67,12 +67,10 @@ def test_every_layout_and_range_of_an_array_is_the_same_photo(photo, channels_fi
     [
         (np.zeros(12, np.uint8), r"shape \(12,\).*one photo a file"),
         (np.zeros((8, 8, 5), np.uint8), r"shape \(8, 8, 5\).*1, 3 or 4 channels"),
-        (np.zeros((0, 8, 3), np.uint8), r"shape \(0, 8, 3\)"),
         (np.full((8, 8, 3), np.nan), "from nan to nan.*not finite"),
         (np.full((8, 8, 3), -0.5), r"float64 from -0.5 to -0.5.*floats 0\.\.1 or 0\.\.255: undo a normalisation"),
         (np.full((8, 8), 255, np.uint16), "uint16 from 255 to 255; save uint8"),
         (np.zeros((8, 8, 3), np.int64), "int64 from 0 to 0; save uint8"),
-        (np.zeros((8, 8, 3), complex), "complex128"),
         (np.broadcast_to(np.uint8(0), (20_000, 10_000, 3)), "limit of 150 megapixels; save a smaller copy"),
     ],
 )
@@ -138,12 +136,11 @@ def test_one_colour_may_be_transparent(tmp_path, mode):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_photos_stand_upright_and_are_written_so(tmp_path, orientation):
-    turns = {2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1], 5: lambda a: a.swapaxes(0, 1),
-             6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a[::-1, ::-1].swapaxes(0, 1), 0),
-             8: lambda a: np.rot90(a, 1)}  # fmt: skip
+    turned = (RGB, RGB[:, ::-1], RGB[::-1, ::-1], RGB[::-1], RGB.swapaxes(0, 1), np.rot90(RGB, -1),
+              RGB[::-1, ::-1].swapaxes(0, 1), np.rot90(RGB))  # fmt: skip
     Image.fromarray(RGB).save(tmp_path / "a.png", exif=exif({0x0112: orientation}))
     photo = open_photo(tmp_path / "a.png")
-    assert np.array_equal(photo.pixels, turns.get(orientation, lambda a: a)(RGB))
+    assert np.array_equal(photo.pixels, turned[orientation - 1])
     write_photo(tmp_path / "b.png", photo)
     assert np.array_equal(read_photo(tmp_path / "b.png"), photo.pixels)
     assert Image.open(tmp_path / "b.png").getexif().get(0x0112, 1) == 1
@@ -262,7 +259,6 @@ def test_a_photo_is_not_taken_for_a_mask(tmp_path, kind):
         (np.full((4, 6), 255, np.uint8), r"the mask is bool of height and width \(4, 6\), the photo of \(4, 7\); make"),
         (np.ones((4, 7), np.uint8), r"nothing is hidden; mark what to repair .*white: above 127"),
         (np.full((4, 7), 255, np.uint8), "everything is hidden; mark what to repair and no more"),
-        (np.full((4, 7), 255, np.uint16), "uint16 from 255 to 255; save uint8"),
     ],
 )
 def test_masks_that_cannot_be_meant_are_refused(tmp_path, mask, words):

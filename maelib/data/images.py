@@ -298,9 +298,6 @@ class StepSampler(Sampler[list[int]]):
         self.epoch, self.batch_size, self.seed = np.asarray(epoch), batch_size, seed
         self.first_step, self.steps, self.part = first_step, steps, part
 
-    def __len__(self) -> int:
-        return self.steps - self.first_step
-
     def __iter__(self) -> Iterator[list[int]]:
         current, order, count = -1, None, len(self.epoch)
         for step in range(self.first_step, self.steps):

@@ -15,7 +15,7 @@ import torch
 from maelib.files import from_json, read_json, write_atomic
 from maelib.model import MaskedAutoencoder
 from maelib.training.recipes import TrainConfig, plain
-from maelib.weights import CheckpointError, load_tensors, save_tensors
+from maelib.weights.checkpoint import CheckpointError, load_tensors, save_tensors
 
 STATES = ("state.safetensors", "state-1.safetensors")  # what resuming needs, the newer first
 FREE = {

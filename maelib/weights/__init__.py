@@ -1,9 +1,5 @@
 """Weights: our checkpoints, and the files that others publish."""
 
-from maelib.weights.checkpoint import (  # isort: skip
-    CheckpointError, bundled_checkpoint, load_model, load_tensors, save_model, save_tensors, start_from,
-)  # fmt: skip
+from maelib.weights.checkpoint import CheckpointError, bundled_checkpoint, load_model, load_tensors, start_from
 
-__all__ = [
-    "CheckpointError", "bundled_checkpoint", "load_model", "load_tensors", "save_model", "save_tensors", "start_from",
-]  # fmt: skip
+__all__ = ["CheckpointError", "bundled_checkpoint", "load_model", "load_tensors", "start_from"]

@@ -125,9 +125,7 @@ def test_a_build_executes_the_notebook_that_was_named(copy: Path, capfd: pytest.
         ("raise SystemExit('set the address')", "SystemExit: set the address"),
     ],
 )
-def test_a_failing_cell_is_named_and_the_file_stays(
-    copy: Path, second: str, what: str, capfd: pytest.CaptureFixture
-) -> None:
+def test_a_failing_cell_is_named_and_the_file_stays(copy, second, what, capfd) -> None:
     path = write_lesson(copy, "1 + 1", second, "2")
     before = path.read_bytes()
     assert build.main(["01_other"]) == 1

@@ -125,9 +125,7 @@ DEFINITIONS = [
 
 
 @pytest.mark.parametrize(("path", "cell", "tag"), DEFINITIONS, ids=[f"{p.stem}-{tag}" for p, _, tag in DEFINITIONS])
-def test_a_cell_tagged_with_a_name_of_the_library_defines_it_as_the_library_does(
-    path: Path, cell: NotebookNode, tag: str
-) -> None:
+def test_a_cell_tagged_with_a_name_of_the_library_defines_it_as_the_library_does(path, cell, tag) -> None:
     module, _, name = tag.rpartition(".")
     library = ast.parse(textwrap.dedent(inspect.getsource(getattr(importlib.import_module(module), name)))).body
     own = [node for node in ast.parse(cell.source).body if getattr(node, "name", None) == name]
