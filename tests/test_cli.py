@@ -31,6 +31,10 @@ WORK = {
 }
 
 
+def run(line: str) -> None:
+    main(line.split())
+
+
 @pytest.fixture
 def configurations(monkeypatch):
     """The configurations that commands would work on, while nothing is done."""
@@ -49,19 +53,16 @@ def test_draw_writes_what_the_generator_draws(kind, read, tmp_path, capsys):
     assert capsys.readouterr().out == f"wrote 3 files to {tmp_path}\n"
 
 
-def test_train_and_reconstruct_from_the_command_line(tmp_path):
-    main(["draw", "--count", "6", "--size", "64", "--out", str(tmp_path / "facades")])
-    small = ["--embed-dim", "16", "--num-heads", "1", "--depth", "1", "--decoder-embed-dim", "16"]
-    small += ["--decoder-num-heads", "1", "--decoder-depth", "1", "--steps", "2", "--batch-size", "2"]
-    main(["train", "--data", str(tmp_path / "facades"), "--out", str(tmp_path / "run"), *small])
+def test_train_and_reconstruct_from_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("draw --count 6 --size 64 --out facades")
+    run("train --data facades --out run --steps 2 --batch-size 2 --embed-dim 16 --num-heads 1 --depth 1")
     photo, mask = draw_images([9], (90, 130))[0], np.zeros((90, 130), np.uint8)
     mask[30:60, 40:80] = 255
-    names = {name: str(tmp_path / f"{name}.png") for name in ("photo", "mask", "repaired")}
-    Image.fromarray(photo).save(names["photo"])
-    Image.fromarray(mask).save(names["mask"])
-    main(["reconstruct", "--checkpoint", str(tmp_path / "run" / "model.safetensors"), names["photo"],
-          "--mask", names["mask"], "--out", names["repaired"]])  # fmt: skip
-    repaired = np.asarray(Image.open(names["repaired"]))
+    Image.fromarray(photo).save("photo.png")
+    Image.fromarray(mask).save("mask.png")
+    run("reconstruct --checkpoint run/model.safetensors photo.png --mask mask.png --out repaired.png")
+    repaired = np.asarray(Image.open("repaired.png"))
     assert np.array_equal(repaired[mask == 0], photo[mask == 0])
     assert not np.array_equal(repaired, photo)
 
@@ -81,14 +82,18 @@ def test_the_originals_recipe_trains_at_its_own_size_with_its_own_blend(tmp_path
 # -------------------------------------------------------------------------------------------------------- the README
 
 
+def test_the_readme_shows_every_command():
+    assert {line.split()[0] for line in LINES} == set(COMMANDS)
+
+
 @pytest.mark.parametrize("line", LINES)
 def test_a_line_of_the_readme_is_understood(line, configurations):
-    main(line.split())
+    run(line)
     assert len(configurations) == 1
 
 
 def test_the_command_that_stands_for_the_original_sets_what_the_original_sets(configurations):
-    main(next(line for line in LINES if "--mask square" in line).split())
+    run(next(line for line in LINES if "--mask square" in line))
     (config,) = configurations
     shape = {"img_size": 224, "patch_size": 16, "embed_dim": 256, "depth": 12, "num_heads": 4}
     shape |= {"decoder_embed_dim": 256, "decoder_depth": 6, "decoder_num_heads": 4}

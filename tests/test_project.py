@@ -19,8 +19,6 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from PIL import Image
 
-from maelib.cli import main
-
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "maelib").rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -218,22 +216,3 @@ def test_the_readme_example_draws_the_picture_above_it(tmp_path: Path) -> None:
     drawn, shown = (np.asarray(Image.open(path / "repair.png"), float) for path in (tmp_path, ROOT / "data"))
     assert drawn.shape == shown.shape
     assert np.abs(drawn - shown).max() <= 3, "run `make picture`"  # of 255: CPUs round differently
-
-
-def test_the_readme_commands_exist_with_the_options_shown(capsys: pytest.CaptureFixture) -> None:
-    commands = [line.split() for line in fenced("sh").splitlines() if line.startswith("maelib ")]
-    assert {words[1] for words in commands} >= {
-        "draw",
-        "train",
-        "evaluate",
-        "fetch",
-        "reconstruct",
-        "probe",
-        "finetune",
-    }
-    for words in commands:
-        with pytest.raises(SystemExit, match="0"):
-            main([words[1], "--help"])
-        described = capsys.readouterr().out
-        for option in (word for word in words if word.startswith("--")):
-            assert option in described, f"maelib {words[1]} has no {option}"
