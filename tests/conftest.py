@@ -1,12 +1,10 @@
-"""What tests share: a web server on this machine, VGG19's weights, skips that say their reason."""
+"""What tests share: a web server on this machine, skips that say their reason."""
 
 import http.server
 import shutil
 import threading
 
 import pytest
-
-from maelib.files import cache_folder
 
 
 def stub_environment(folder, **programs):
@@ -73,12 +71,3 @@ def out_of_reach(monkeypatch, tmp_path):
     monkeypatch.setenv("MAELIB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
-
-
-@pytest.fixture(scope="session")
-def normalised_weights():
-    """The file of VGG19's normalised weights, if it has been fetched."""
-    path = next(cache_folder().glob("vgg19-normalised-*.safetensors"), None)
-    if path is None:
-        pytest.skip("VGG19's normalised weights are not in the cache; run `maelib fetch vgg19`")
-    return path

@@ -258,7 +258,6 @@ def altered(**changes):
 
 ODD = {
     "missing": (altered(blocks__1__mlp__fc2__bias=None), "Missing.*blocks.1.mlp.fc2.bias"),
-    "half a decoder": (altered(mask_token=None), "Missing.*mask_token"),
     "unexpected": (altered(blocks__0__ls1__gamma=torch.ones(32)), "Unexpected.*blocks.0.ls1.gamma"),
     "shape": (altered(norm__bias=torch.ones(8)), r"norm.bias.*\[8\].*\[32\]"),
     "positions": (altered(pos_embed=torch.ones(1, 15, 32)), r"pos_embed.*15, 32"),
@@ -267,7 +266,6 @@ ODD = {
     "ResNet": ({"conv1.weight": torch.ones(1)}, r"lacks patch_embed.*but holds \['conv1.weight'\]"),
     "head alone": ({"head.weight": torch.ones(1)}, r"lacks patch_embed.*but holds \[\]"),
     "numbers": ({"epoch": 3}, "dict without named weights.*state dict"),
-    "list": ([torch.ones(1)], "list without named weights"),
     "sparse": (altered(pos_embed=torch.ones(1, 17, 32).to_sparse()), "pos_embed is sparse"),
     "no data": (altered(pos_embed=torch.ones(1, 17, 32, device="meta")), "pos_embed is sparse.* or without data"),
     "8.8 TB": (altered(pos_embed=torch.ones(1, 1, 1).expand(1, 1 + 2**36, 32)), "pos_embed is .*expanded"),
@@ -340,14 +338,12 @@ def test_a_file_with_code_in_it_is_refused_and_never_run(form, tmp_path):
         assert (tmp_path / "exploded").exists()
 
 
-@pytest.mark.parametrize("form", ["new", "old", "safetensors", "ours"])
+@pytest.mark.parametrize("form", ["new", "old", "ours"])
 @pytest.mark.parametrize("keep", [0, 4, 50, 0.5, 0.999])
 def test_a_truncated_file_is_refused(keep, form, tmp_path):
     path = tmp_path / "cut"
     if form == "ours":
         save_model(path, build(FACADE), {})
-    elif form == "safetensors":
-        save_file(build(VIT).state_dict(), path)
     else:
         saved({"model": build(VIT).state_dict()}, path, _use_new_zipfile_serialization=form == "new")
     data = path.read_bytes()
