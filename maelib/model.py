@@ -63,15 +63,11 @@ class MAEConfig:
         for part in ("", "decoder_"):
             dim, depth, heads = (getattr(self, part + name) for name in ("embed_dim", "depth", "num_heads"))
             if min(dim, depth, heads) < 1:
-                raise ValueError(
-                    f"{part}embed_dim {dim}, {part}depth {depth} and {part}num_heads {heads} must be 1 or more"
-                )
-            unit, why = (4 * heads, "; rotary positions need 4 values a head") if self.rotary else (heads, "")
+                raise ValueError(f"{part}embed_dim {dim}, {part}depth {depth}, {part}num_heads {heads}: use 1 or more")
+            unit, why = (4 * heads, "4 x num_heads, for rotary positions") if self.rotary else (heads, "num_heads")
             if dim % unit:
-                raise ValueError(
-                    f"{part}embed_dim {dim} is not a multiple of {unit} for {part}num_heads {heads}{why}; "
-                    f"use {max(1, dim // unit) * unit} or another number of heads"
-                )
+                cure = f"use {max(1, dim // unit) * unit}"
+                raise ValueError(f"{part}embed_dim {dim} is not a multiple of {unit}, which is {why}; {cure}")
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -227,16 +223,12 @@ class MaskedAutoencoder(nn.Module):
     def _check(self, images: Tensor, mask: Tensor | None) -> tuple[int, int]:
         """Refuse images and masks that do not fit the model or each other, and return the grid of patches."""
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ValueError(
-                f"images are {images.dtype} of shape {tuple(images.shape)}, expected floats in [0, 1] of shape "
-                "(B, 3, H, W); convert uint8 with images.float() / 255, repeat grey three times"
-            )
+            got = f"images are {images.dtype} of shape {tuple(images.shape)}"
+            raise ValueError(f"{got}, expected floats (B, 3, H, W) in [0, 1], such as images.float() / 255")
         rows, cols = grid_size(images.shape[2:], self.config.patch_size)
         if mask is not None and (mask.dtype != torch.bool or mask.shape != (len(images), rows * cols)):
-            raise ValueError(
-                f"mask is {mask.dtype} of shape {tuple(mask.shape)}, expected bool of shape "
-                f"({len(images)}, {rows * cols}) for a grid of {rows} x {cols}; see maelib.masking"
-            )
+            got = f"mask is {mask.dtype} of shape {tuple(mask.shape)}"
+            raise ValueError(f"{got}, expected bool ({len(images)}, {rows * cols}) for a grid of {rows} x {cols}")
         return rows, cols
 
     def resampled_positions(self, name: str, grid: tuple[int, int]) -> Tensor:

@@ -143,12 +143,6 @@ def test_a_launchers_precision_and_compiler_are_followed(config, tmp_path):
     torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-4)  # their names included
 
 
-def test_a_precision_that_overrides_the_launchers_says_so(config, monkeypatch):
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    with pytest.warns(UserWarning, match="--precision float32 overrides the launcher's bf16"):
-        train(replace(config, steps=1))
-
-
 @pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
 def test_sharding_by_the_launcher_is_refused(config, monkeypatch, name):
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")  # as --use_fsdp and --use_deepspeed do
@@ -157,7 +151,7 @@ def test_sharding_by_the_launcher_is_refused(config, monkeypatch, name):
 
 
 def test_a_batch_that_cannot_be_divided_names_the_cure(config):
-    with pytest.raises(ValueError, match=r"batch_size 8 .* 1 process\(es\) with accumulate 3; use a multiple of 3"):
+    with pytest.raises(ValueError, match="batch_size 8 cannot be divided into 3 parts; use a multiple of 3"):
         train(replace(config, accumulate=3))
 
 
