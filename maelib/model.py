@@ -190,19 +190,15 @@ class MaskedAutoencoder(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim)) if config.class_token else None
         self.pos_embed = self._init_positions(config.embed_dim)
         self.decoder_pos_embed = self._init_positions(config.decoder_embed_dim)
-        self.blocks = nn.ModuleList(
-            Block(config.embed_dim, config.num_heads, config.mlp_ratio) for _ in range(config.depth)
-        )
+        self.blocks = self._make_blocks(config.depth, config.embed_dim, config.num_heads)
         self.norm = nn.LayerNorm(config.embed_dim, eps=1e-6)
 
-        self.decoder_embed = nn.Linear(config.embed_dim, config.decoder_embed_dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_embed_dim))
-        self.decoder_blocks = nn.ModuleList(
-            Block(config.decoder_embed_dim, config.decoder_num_heads, config.mlp_ratio)
-            for _ in range(config.decoder_depth)
-        )
-        self.decoder_norm = nn.LayerNorm(config.decoder_embed_dim, eps=1e-6)
-        self.decoder_pred = nn.Linear(config.decoder_embed_dim, config.patch_size**2 * 3)
+        decoder_dim = config.decoder_embed_dim
+        self.decoder_embed = nn.Linear(config.embed_dim, decoder_dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
+        self.decoder_blocks = self._make_blocks(config.decoder_depth, decoder_dim, config.decoder_num_heads)
+        self.decoder_norm = nn.LayerNorm(decoder_dim, eps=1e-6)
+        self.decoder_pred = nn.Linear(decoder_dim, config.patch_size**2 * 3)
 
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD), persistent=False)
@@ -213,6 +209,9 @@ class MaskedAutoencoder(nn.Module):
         if self.cls_token is not None:
             nn.init.normal_(self.cls_token, std=0.02)
         nn.init.normal_(self.mask_token, std=0.02)
+
+    def _make_blocks(self, depth: int, dim: int, heads: int) -> nn.ModuleList:
+        return nn.ModuleList(Block(dim, heads, self.config.mlp_ratio) for _ in range(depth))
 
     def _init_positions(self, dim: int) -> nn.Parameter:
         """Make positions `(1, [1 +] N, dim)`, frozen unless they are learned. The class token stands nowhere: zeros."""

@@ -66,18 +66,14 @@ def test_without_a_hole_nothing_changes_and_a_flat_image_stays_flat(fill):
 
 
 @every_baseline
-def test_a_hole_that_leaves_nothing_visible_is_refused_and_so_are_images_beyond_1(fill):
+def test_a_hole_that_leaves_nothing_visible_is_refused(fill):
     images, hole = smooth_images(4), block_hole(2)
-    with pytest.raises(ValueError, match=r"images range from .* far outside"):
-        fill(images * 255, hole)
     hole[1] = True
     with pytest.raises(ValueError, match=r"the hole covers all of images \[1\]"):
         fill(images, hole)
 
 
-@pytest.mark.parametrize(
-    ("name", "module"), [("telea", "cv2"), ("navier_stokes", "cv2"), ("biharmonic", "skimage.restoration")]
-)
+@pytest.mark.parametrize(("name", "module"), [("telea", "cv2"), ("biharmonic", "skimage.restoration")])
 def test_a_missing_optional_package_is_named_with_the_cure(name, module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
     with pytest.raises(ImportError, match=rf"needs {module}; pip install maelib\[course\]"):

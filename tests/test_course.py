@@ -82,7 +82,6 @@ def test_an_unforeseen_mistake_is_described(answer: object, words: str) -> None:
         ([1, 2], torch.tensor([1.0, 2.0]), True),
         (torch.tensor([True]), torch.tensor([1]), False),
         (torch.tensor([1.0]), torch.tensor(1.0), False),
-        (torch.tensor(1.01), torch.tensor(1.0), False),
         (torch.tensor(1.00001), torch.tensor(1.0), True),  # single precision may be summed in any order
         (14_700_000, 14_700_001, False),  # whole numbers are counts
         (14_700_001.0, 14_700_001, True),

@@ -96,7 +96,6 @@ def test_known_repairs_have_known_values():
         (lambda p, t, h: (p * 255, t, h), "prediction range from .* far outside"),
         (lambda p, t, h: (p, t * math.nan, h), "target range from nan to nan"),
     ],
-    ids=["shapes", "no batch axis", "empty batch", "uint8", "hole shape", "hole type", "no hole", "0..255", "nan"],
 )
 def test_bad_arguments_are_named(metric, spoil, message):
     with pytest.raises(ValueError, match=message):

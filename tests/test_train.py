@@ -1,6 +1,5 @@
 """Training: runs that learn, repeat, resume to the bit, and stop well."""
 
-import json
 import os
 import signal
 from dataclasses import replace
@@ -9,7 +8,6 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 from tiny import TINY, fill_folder, tiny_run
 
 from maelib.data.augment import Augment
@@ -148,9 +146,8 @@ def test_a_run_learns_and_leaves_everything_behind(config):
     assert load_tensors(config.out / "best.safetensors")[1]["step"] == best["step"]
     states = [load_tensors(config.out / name)[1]["step"] for name in ("state.safetensors", "state-1.safetensors")]
     assert states == [60, 58]
-    metadata = load_tensors(path)[1]  # how the model was made, and nothing of the machine it was made on
-    assert metadata["training"]["steps"] == metadata["step"] == 60
-    assert str(config.out.parent) not in json.dumps(metadata)
+    assert load_tensors(path)[1]["step"] == 60
+    assert str(config.out.parent).encode() not in path.read_bytes()  # nothing of the machine it was made on
 
 
 def test_the_same_seed_gives_the_same_weights_to_the_bit(config, tmp_path):
@@ -238,22 +235,17 @@ def test_validation_is_fixed_and_on_the_scale_of_the_training_loss(config, perce
     assert {"psnr block 25%", "psnr block 50%", "psnr random 75%"} <= row.keys()
 
 
-def test_the_blend_and_its_terms_are_logged_on_one_scale_and_no_path_of_the_machine_is_kept(perceptual, tmp_path):
-    file = tmp_path / "mine.safetensors"
-    save_file({k: v.contiguous() for k, v in vgg19("random", perceptual.vgg_layers).state_dict().items()}, file)
-    for vgg, term in (("random", "perceptual (random VGG19)"), (str(file), "perceptual")):
-        config = replace(perceptual, vgg=vgg, out=perceptual.out / term)
-        metadata = load_tensors(train(config))[1]
-        assert metadata["training"]["vgg"] in ("random", "mine.safetensors")
-        assert read_config(config.out) == config
-        rows = read_log(config.out / "log.csv")
-        names = [f"{part}_{name}" for part in ("train", "val") for name in ("loss", "mse", term)]
-        assert list(rows[0]) == ["step", "lr", *names, "psnr block 25%", "psnr block 50%", "psnr random 75%"]
-        for row, part in product(rows, ("train", "val")):
-            assert row[f"{part}_{term}"] > 0
-            blend = 0.6 * row[f"{part}_mse"] + 0.4 * row[f"{part}_{term}"]
-            assert row[f"{part}_loss"] == pytest.approx(blend, rel=1e-5)
-        assert {"curves-mse.png", "curves-perceptual.png"} <= {path.name for path in config.out.iterdir()}
+def test_the_blend_and_its_terms_are_logged_on_one_scale(perceptual):
+    term = "perceptual (random VGG19)"  # random weights say so wherever their numbers stand
+    train(perceptual)
+    rows = read_log(perceptual.out / "log.csv")
+    names = [f"{part}_{name}" for part in ("train", "val") for name in ("loss", "mse", term)]
+    assert list(rows[0]) == ["step", "lr", *names, "psnr block 25%", "psnr block 50%", "psnr random 75%"]
+    for row, part in product(rows, ("train", "val")):
+        blend = 0.6 * row[f"{part}_mse"] + 0.4 * row[f"{part}_{term}"]
+        assert row[f"{part}_loss"] == pytest.approx(blend, rel=1e-5)
+        assert row[f"{part}_{term}"] > 0
+    assert {"curves-mse.png", "curves-perceptual.png"} <= {path.name for path in perceptual.out.iterdir()}
 
 
 # ------------------------------------------------------------------------------------------------------------- faults
@@ -369,10 +361,8 @@ def test_data_or_weights_that_cannot_be_had_are_named_before_anything_is_written
         ({"lr": float("nan")}, "lr nan is not positive and finite"),
         ({"val_share": float("nan")}, "val_share nan is not a share; use more than 0"),
         ({"warmup": 1.0}, "warmup 1.0 is not a share"),
-        ({"seed": -1}, "seed -1 is out of range; use 0 to"),
         ({"drawn": 0}, "leaves nothing to learn from"),
         ({"track": "aim"}, "track 'aim' is not known; use wandb"),
-        ({"mask_ratio": (0.7, 0.3)}, r"mask_ratio \(0.7, 0.3\) is reversed"),
         ({"mask_ratio": (0.5, 1.0)}, "mask_ratio 1.0 of 64 patches"),
     ],
 )

@@ -24,11 +24,11 @@ def draw_plain(number: int, size: int, first: int = 0) -> np.ndarray:
     return draw_images(plain_seeds(number, first), size)
 
 
-def fill_folder(path: Path, number: int = 24, size: int = 32, corners: bool = False) -> Path:
+def fill_folder(path: Path, number: int = 24, size: int = 32, corners: bool = False, first: int = 0) -> Path:
     """Save facades as arrays 00.npy, 01.npy, ...; with `corners`, every third has a black one."""
     path.mkdir(parents=True, exist_ok=True)
     y, x = np.mgrid[:size, :size]
-    for i, image in enumerate(draw_plain(number, size)):
+    for i, image in enumerate(draw_plain(number, size, first)):
         if corners and i % 3 == 0:
             image[x - y > size // 4 + i % 5] = 0
         np.save(path / f"{i:02d}.npy", image)

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from maelib.files import from_json, read_json, write_atomic
-from maelib.model import MaskedAutoencoder
 from maelib.training.recipes import TrainConfig, plain
 from maelib.weights import CheckpointError, load_tensors, save_tensors
 
@@ -24,9 +23,7 @@ STATES = ("state.safetensors", "state-1.safetensors")  # what resuming needs, th
 FREE = {"out", "resume", "steps", "eval_every", "val_images", "track", "accumulate", "compile"}
 
 
-def save_run(
-    config: TrainConfig, model: MaskedAutoencoder, optimizers: list, step: int, losses: list, best: bool
-) -> None:
+def save_run(config: TrainConfig, model: nn.Module, optimizers: list, step: int, losses: list, best: bool) -> None:
     """Write what resuming needs, the model, and, when it is the `best` so far, the model once more as that.
 
     Keeps the last two states. Each file is written whole or not at all. `losses` are those of the steps that no log row
@@ -41,10 +38,7 @@ def save_run(
     for i, optimizer in enumerate(optimizers):
         for j, entry in optimizer.state_dict()["state"].items():
             state |= {f"{i}.{j}.{name}": torch.as_tensor(value) for name, value in entry.items()}
-    paths = "out", "init", "data", "resume", "track"  # a checkpoint names no path of the machine
-    settings = {name: value for name, value in plain(config).items() if name not in paths}
-    settings["vgg"] = Path(config.vgg).name
-    metadata = {"model": asdict(config.model), "step": step, "training": settings}
+    metadata = {"model": asdict(config.model), "step": step}
     newer, older = (config.out / name for name in STATES)
     try:
         new = config.out / "new.safetensors"
@@ -88,7 +82,7 @@ def last_state(run: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
     raise CheckpointError(f"{run} holds no whole state to resume from; {cure}")
 
 
-def load_run(config: TrainConfig, model: MaskedAutoencoder, optimizers: list) -> tuple[int, list[list[float]]]:
+def load_run(config: TrainConfig, model: nn.Module, optimizers: list) -> tuple[int, list[list[float]]]:
     """Restore model and optimisers from the last whole state; return its step and the losses that no log row holds.
 
     Raises

@@ -38,9 +38,7 @@ def load_images(config: TrainConfig) -> tuple[Dataset, Dataset]:
     return train, val
 
 
-def make_views(
-    config: TrainConfig, images: Tensor, step: int, part: slice = slice(None)
-) -> tuple[Tensor, Tensor, Tensor]:
+def make_views(config: TrainConfig, images: Tensor, step: int, part: slice = slice(None)) -> tuple[Tensor, ...]:
     """What the model sees in a step: augmented images, their masks, and how many patches each mask was to hide.
 
     Random numbers are drawn for the whole batch and follow from seed and step. So the views do not depend on how
@@ -127,10 +125,9 @@ def train(config: TrainConfig) -> Path:
             terms = torch.cat([torch.stack(terms).mean(0), terms[0].new_tensor([stop.is_set()])])
             *values, stopping = accelerator.reduce(terms, "mean").tolist()
             if not all(map(math.isfinite, values)):
-                raise FloatingPointError(
-                    f"step {step + 1}: the loss is not finite ({', '.join(f'{value:.3g}' for value in values)}). Its "
-                    f"images: {', '.join(images.names[i] for i in indices)}. {last_good(config)}"
-                )
+                fault = f"step {step + 1}: the loss is not finite ({', '.join(f'{value:.3g}' for value in values)})"
+                names = ", ".join(images.names[i] for i in indices)
+                raise FloatingPointError(f"{fault}. Its images: {names}. {last_good(config)}")
             losses.append(values)
             lr = config.lr * lr_scale(step, config.steps, config.warmup)
             for optimizer in optimizers:
