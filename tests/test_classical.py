@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maelib.masking import block_mask, mask_to_pixels, random_mask
+from maelib.masking import block_mask, mask_to_pixels
 from maelib.metrics import hole_psnr
 from maelib.repair.classical import BASELINES
 from maelib.repair.evaluate import drawn_test_images, evaluation_holes
@@ -93,12 +93,6 @@ def test_copies_repair_a_periodic_image_exactly(seed, rows, cols):
     tile = torch.rand(3, rows, cols, generator=torch.Generator().manual_seed(seed))
     images = tile.repeat(1, 10, 10)[None, :, :40, :48]
     assert torch.equal(BASELINES["translation_copy"](images, box_hole(40, 48, (10, 26), (12, 30))), images)
-
-
-def test_copies_find_the_period_through_a_random_mask_too():
-    images = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(10)).repeat(1, 8, 8)[None]
-    hole = mask_to_pixels(random_mask(1, (8, 8), 0.75, torch.Generator().manual_seed(0)), 8, (8, 8))
-    assert torch.equal(BASELINES["translation_copy"](images, hole), images)
 
 
 def test_the_mean_of_copies_averages_away_noise_that_one_copy_keeps():

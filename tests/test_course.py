@@ -1,7 +1,5 @@
 """Exercise checks, predictions, pictures and photos: what the lessons share."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from IPython.core.formatters import DisplayFormatter
@@ -130,9 +128,7 @@ def test_a_figure_is_a_png_that_says_what_it_shows() -> None:
     assert data["image/png"].startswith("iVBORw0KGgo")  # PNG's first bytes in base64
 
 
-def test_own_photos_lie_in_the_repository_or_else_beside_the_notebook(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_own_photos_lie_in_the_repository_or_else_beside_the_notebook(tmp_path, monkeypatch) -> None:
     beside, repository = tmp_path / "beside", tmp_path / "data"
     others = ("a_mask.png", "a_repaired.jpeg", "a_side_by_side.png", "README.md", "._b.PNG")
     for folder in (beside, repository / "photos"):

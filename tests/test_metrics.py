@@ -100,8 +100,3 @@ def test_known_repairs_have_known_values():
 def test_bad_arguments_are_named(metric, spoil, message):
     with pytest.raises(ValueError, match=message):
         metric(*spoil(*example(3)))
-
-
-def test_ssim_names_the_smallest_image_it_takes():
-    with pytest.raises(ValueError, match=r"\(5, 16\) px are too small for SSIM; use 6 px"):
-        hole_ssim(*example(4, height=5))

@@ -115,9 +115,7 @@ def test_a_notebooks_processes_learn_what_one_learns(config, tmp_path):
     script.write_text(
         "from pathlib import PosixPath, WindowsPath\n"
         "from accelerate import notebook_launcher\n"
-        "from maelib.data.augment import Augment\n"
-        "from maelib.model import MAEConfig\n"
-        "from maelib.training.recipes import TrainConfig\n"
+        "from maelib.training.recipes import Augment, MAEConfig, TrainConfig\n"
         "from maelib.training.train import train\n"
         f"notebook_launcher(train, ({two!r},), num_processes=2, use_port='{free_port()}')\n"
     )

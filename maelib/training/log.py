@@ -23,12 +23,8 @@ from maelib.training.validation import Validation
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-CURVES = {  # figure -> what starts the names of its columns, and the label of its axis
-    "loss": (("train_loss", "val_loss"), "loss"),
-    "psnr": (("psnr",), "hole PSNR, dB"),
-    "mse": (("train_mse", "val_mse"), "squared error"),
-    "perceptual": (("train_perceptual", "val_perceptual"), "perceptual loss"),
-}
+# What the columns of a figure have in their names, and the label of its axis.
+CURVES = {"loss": "loss", "psnr": "hole PSNR, dB", "mse": "squared error", "perceptual": "perceptual loss"}
 
 
 def write_log(path: Path, rows: list[dict[str, float]]) -> None:
@@ -74,15 +70,15 @@ def reconstructions(model: MaskedAutoencoder, validation: Validation, kind: str)
 
 def save_figures(out: Path, rows: list[dict[str, float]], model: MaskedAutoencoder, validation: Validation) -> None:
     """Draw the curves of a log, a PNG file for each entry of `CURVES`, and repairs, one for each kind of hole."""
-    for kind, (starts, label) in CURVES.items():
-        names = dict.fromkeys(name for row in rows for name in row if name.startswith(starts))
-        if names:
-            series = {name: [row.get(name, math.nan) for row in rows] for name in names}
+    columns = rows[-1] if rows else {}
+    for kind, label in CURVES.items():
+        series = {name: [row.get(name, math.nan) for row in rows] for name in columns if kind in name}
+        if series:
             figure = show_curves(series, x=[row["step"] for row in rows], xlabel="step", ylabel=label)
             figure.savefig(out / f"curves-{kind}.png")
     for hole in HOLES:
-        columns = reconstructions(model, validation, hole)
-        figure = show_images(list(zip(*columns.values(), strict=True)), titles=list(columns))
+        pictures = reconstructions(model, validation, hole)
+        figure = show_images(list(zip(*pictures.values(), strict=True)), titles=list(pictures))
         figure.savefig(out / f"repairs-{hole.replace(' ', '-').replace('%', '')}.png")
 
 
