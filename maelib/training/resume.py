@@ -162,10 +162,8 @@ def stop_requests() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         event.set()
 
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    caught = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    previous = {number: signal.signal(number, request) for number in caught}
     try:
         yield event
     finally:
