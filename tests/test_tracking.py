@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tiny import fill_folder, tiny_run
+from tiny import fill_folder, same, tiny_run
 
 from maelib.training.log import read_log, start_tracker
 from maelib.training.train import train
@@ -62,14 +62,13 @@ def test_an_offline_run_holds_settings_terms_learning_rate_and_pictures_and_chan
     assert settings["model"]["embed_dim"] == 32
     assert settings["perceptual_weight"] == 0.4
     for row in logged:
-        (same,) = (other for other in rows if other.get("step") == row["step"])
-        assert {name: same[name] for name in row} == pytest.approx(row)
+        (tracked,) = (other for other in rows if other.get("step") == row["step"])
+        assert {name: tracked[name] for name in row} == pytest.approx(row)
     assert {"lr", "train_mse", "val_mse"} <= logged[0].keys()
     pictures = {path.name.split("_")[0] for path in (run / "files" / "media" / "images").glob("*.png")}
     assert pictures == {"original", "masked", "prediction", "repaired"}
     plain = train(replace(config, out=config.out.with_name("plain"), track=None))
-    weights, expected = (load_tensors(path)[0] for path in (config.out / "model.safetensors", plain))
-    assert all(expected[name].equal(tensor) for name, tensor in weights.items())
+    assert same(*(load_tensors(path)[0] for path in (config.out / "model.safetensors", plain)))
 
 
 def test_a_resumed_run_continues_its_first_record(config):

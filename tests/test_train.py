@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from tiny import TINY, fill_folder, tiny_run
+from tiny import TINY, fill_folder, same, tiny_run
 
 from maelib.data.augment import Augment
 from maelib.data.images import FolderImages
@@ -64,10 +64,6 @@ class StopAt(Augment):
 
 def weights(path):
     return load_tensors(path)[0]
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 # ---------------------------------------------------------------------------------------------------------- optimiser

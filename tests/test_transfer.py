@@ -14,7 +14,7 @@ import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from tiny import TINY
+from tiny import TINY, same
 
 from maelib.cli import main
 from maelib.data.augment import to_float
@@ -35,10 +35,6 @@ NOWHERE = Path("nowhere")
 
 def state(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def toy(count, seed, per_patch=False):

@@ -4,6 +4,7 @@ from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from maelib.facades import LABELS, draw_facade, draw_images
 from maelib.model import MAEConfig
@@ -39,3 +40,8 @@ def tiny_run(data: Path, out: Path, **options: object) -> TrainConfig:
     """Six steps on the facades of a folder."""
     settings = {"model": TINY, "steps": 6, "batch_size": 4, "eval_every": 3, "precision": "float32"} | options
     return TrainConfig(out=out, data=data, **settings)
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    """Whether two sets of weights are equal to the bit."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
