@@ -63,15 +63,11 @@ class MAEConfig:
         for part in ("", "decoder_"):
             dim, depth, heads = (getattr(self, part + name) for name in ("embed_dim", "depth", "num_heads"))
             if min(dim, depth, heads) < 1:
-                raise ValueError(
-                    f"{part}embed_dim {dim}, {part}depth {depth} and {part}num_heads {heads} must be 1 or more"
-                )
-            unit, why = (4 * heads, "; rotary positions need 4 values a head") if self.rotary else (heads, "")
+                raise ValueError(f"{part}embed_dim {dim}, {part}depth {depth}, {part}num_heads {heads}: use 1 or more")
+            unit, why = (4 * heads, "4 x num_heads, for rotary positions") if self.rotary else (heads, "num_heads")
             if dim % unit:
-                raise ValueError(
-                    f"{part}embed_dim {dim} is not a multiple of {unit} for {part}num_heads {heads}{why}; "
-                    f"use {max(1, dim // unit) * unit} or another number of heads"
-                )
+                cure = f"use {max(1, dim // unit) * unit}"
+                raise ValueError(f"{part}embed_dim {dim} is not a multiple of {unit}, which is {why}; {cure}")
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -194,19 +190,15 @@ class MaskedAutoencoder(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim)) if config.class_token else None
         self.pos_embed = self._init_positions(config.embed_dim)
         self.decoder_pos_embed = self._init_positions(config.decoder_embed_dim)
-        self.blocks = nn.ModuleList(
-            Block(config.embed_dim, config.num_heads, config.mlp_ratio) for _ in range(config.depth)
-        )
+        self.blocks = self._make_blocks(config.depth, config.embed_dim, config.num_heads)
         self.norm = nn.LayerNorm(config.embed_dim, eps=1e-6)
 
-        self.decoder_embed = nn.Linear(config.embed_dim, config.decoder_embed_dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_embed_dim))
-        self.decoder_blocks = nn.ModuleList(
-            Block(config.decoder_embed_dim, config.decoder_num_heads, config.mlp_ratio)
-            for _ in range(config.decoder_depth)
-        )
-        self.decoder_norm = nn.LayerNorm(config.decoder_embed_dim, eps=1e-6)
-        self.decoder_pred = nn.Linear(config.decoder_embed_dim, config.patch_size**2 * 3)
+        decoder_dim = config.decoder_embed_dim
+        self.decoder_embed = nn.Linear(config.embed_dim, decoder_dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, decoder_dim))
+        self.decoder_blocks = self._make_blocks(config.decoder_depth, decoder_dim, config.decoder_num_heads)
+        self.decoder_norm = nn.LayerNorm(decoder_dim, eps=1e-6)
+        self.decoder_pred = nn.Linear(decoder_dim, config.patch_size**2 * 3)
 
         self.register_buffer("pixel_mean", torch.tensor(PIXEL_MEAN), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(PIXEL_STD), persistent=False)
@@ -218,6 +210,9 @@ class MaskedAutoencoder(nn.Module):
             nn.init.normal_(self.cls_token, std=0.02)
         nn.init.normal_(self.mask_token, std=0.02)
 
+    def _make_blocks(self, depth: int, dim: int, heads: int) -> nn.ModuleList:
+        return nn.ModuleList(Block(dim, heads, self.config.mlp_ratio) for _ in range(depth))
+
     def _init_positions(self, dim: int) -> nn.Parameter:
         """Make positions `(1, [1 +] N, dim)`, frozen unless they are learned. The class token stands nowhere: zeros."""
         positions = F.pad(sincos_positions(self.config.grid_size, dim), (0, 0, self.extra, 0))[None]
@@ -227,16 +222,12 @@ class MaskedAutoencoder(nn.Module):
     def _check(self, images: Tensor, mask: Tensor | None) -> tuple[int, int]:
         """Refuse images and masks that do not fit the model or each other, and return the grid of patches."""
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ValueError(
-                f"images are {images.dtype} of shape {tuple(images.shape)}, expected floats in [0, 1] of shape "
-                "(B, 3, H, W); convert uint8 with images.float() / 255, repeat grey three times"
-            )
+            got = f"images are {images.dtype} of shape {tuple(images.shape)}"
+            raise ValueError(f"{got}, expected floats (B, 3, H, W) in [0, 1], such as images.float() / 255")
         rows, cols = grid_size(images.shape[2:], self.config.patch_size)
         if mask is not None and (mask.dtype != torch.bool or mask.shape != (len(images), rows * cols)):
-            raise ValueError(
-                f"mask is {mask.dtype} of shape {tuple(mask.shape)}, expected bool of shape "
-                f"({len(images)}, {rows * cols}) for a grid of {rows} x {cols}; see maelib.masking"
-            )
+            got = f"mask is {mask.dtype} of shape {tuple(mask.shape)}"
+            raise ValueError(f"{got}, expected bool ({len(images)}, {rows * cols}) for a grid of {rows} x {cols}")
         return rows, cols
 
     def resampled_positions(self, name: str, grid: tuple[int, int]) -> Tensor:

@@ -117,9 +117,7 @@ def mask_overlay(images: Tensor, hole: Tensor) -> Tensor:
     return torch.where(hole[:, None], paint.to(images), images)
 
 
-def show_curves(
-    history: Mapping[str, Sequence[float]], xlabel: str, ylabel: str, x: Sequence[float] | None = None
-) -> "Figure":
+def show_curves(history: Mapping[str, Sequence[float]], xlabel: str, ylabel: str, x: Sequence[float] = ()) -> "Figure":
     """Draw named curves into one plot with a legend.
 
     Parameters
@@ -137,8 +135,7 @@ def show_curves(
         figure = Figure(figsize=(5.5, 3.2), layout="constrained")
         axis = figure.subplots()
         for (name, values), dash in zip(history.items(), cycle(DASHES), strict=False):
-            at = range(1, len(values) + 1) if x is None else x
-            axis.plot(at, values, dash, marker="o" if len(values) == 1 else "", label=name)
+            axis.plot(x or range(1, len(values) + 1), values, dash, marker="o" if len(values) == 1 else "", label=name)
         axis.set(xlabel=xlabel, ylabel=ylabel)
         axis.legend()
     return figure

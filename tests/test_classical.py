@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maelib.masking import block_mask, mask_to_pixels, random_mask
+from maelib.masking import block_mask, mask_to_pixels
 from maelib.metrics import hole_psnr
 from maelib.repair.classical import BASELINES
 from maelib.repair.evaluate import drawn_test_images, evaluation_holes
@@ -66,18 +66,14 @@ def test_without_a_hole_nothing_changes_and_a_flat_image_stays_flat(fill):
 
 
 @every_baseline
-def test_a_hole_that_leaves_nothing_visible_is_refused_and_so_are_images_beyond_1(fill):
+def test_a_hole_that_leaves_nothing_visible_is_refused(fill):
     images, hole = smooth_images(4), block_hole(2)
-    with pytest.raises(ValueError, match=r"images range from .* far outside"):
-        fill(images * 255, hole)
     hole[1] = True
     with pytest.raises(ValueError, match=r"the hole covers all of images \[1\]"):
         fill(images, hole)
 
 
-@pytest.mark.parametrize(
-    ("name", "module"), [("telea", "cv2"), ("navier_stokes", "cv2"), ("biharmonic", "skimage.restoration")]
-)
+@pytest.mark.parametrize(("name", "module"), [("telea", "cv2"), ("biharmonic", "skimage.restoration")])
 def test_a_missing_optional_package_is_named_with_the_cure(name, module, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)  # as if it were not installed
     with pytest.raises(ImportError, match=rf"needs {module}; pip install maelib\[course\]"):
@@ -97,12 +93,6 @@ def test_copies_repair_a_periodic_image_exactly(seed, rows, cols):
     tile = torch.rand(3, rows, cols, generator=torch.Generator().manual_seed(seed))
     images = tile.repeat(1, 10, 10)[None, :, :40, :48]
     assert torch.equal(BASELINES["translation_copy"](images, box_hole(40, 48, (10, 26), (12, 30))), images)
-
-
-def test_copies_find_the_period_through_a_random_mask_too():
-    images = torch.rand(3, 8, 8, generator=torch.Generator().manual_seed(10)).repeat(1, 8, 8)[None]
-    hole = mask_to_pixels(random_mask(1, (8, 8), 0.75, torch.Generator().manual_seed(0)), 8, (8, 8))
-    assert torch.equal(BASELINES["translation_copy"](images, hole), images)
 
 
 def test_the_mean_of_copies_averages_away_noise_that_one_copy_keeps():

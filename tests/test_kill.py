@@ -9,10 +9,9 @@ import signal
 import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from tiny import fill_folder
+from tiny import fill_folder, same
 
 from maelib.cli import main
 from maelib.weights import load_tensors
@@ -22,13 +21,6 @@ EVERY, STEPS = 3, 30
 IMPORTS = ["maelib.training.train", "accelerate", "matplotlib.pyplot", "torch._dynamo", "torchvision", "tqdm", "tyro"]
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="SIGKILL and forks are Unix's")
-
-
-class Run(NamedTuple):
-    """A run that nobody killed, and its seconds."""
-
-    out: Path
-    seconds: float
 
 
 def go_on(folder: Path, out: Path, steps: int, death: int | None) -> None:
@@ -64,10 +56,9 @@ def finish(folder: Path, out: Path, steps: int = STEPS) -> None:
 def assert_same(out: Path, whole: Path) -> None:
     """Weights, their metadata and the log are alike to the bit, and no half-written file is left."""
     for name in ("model", "best"):
-        (tensors, metadata), (expected, same) = (load_tensors(path / f"{name}.safetensors") for path in (out, whole))
-        assert metadata == same
-        assert tensors.keys() == expected.keys()
-        assert all(tensors[key].equal(tensor) for key, tensor in expected.items())
+        (tensors, metadata), (expected, known) = (load_tensors(path / f"{name}.safetensors") for path in (out, whole))
+        assert metadata == known
+        assert same(tensors, expected)
     assert (out / "log.csv").read_text() == (whole / "log.csv").read_text()
     assert {path.name for path in out.iterdir()} == {path.name for path in whole.iterdir()}
 
@@ -78,23 +69,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """A run that nobody killed, and its seconds."""
     out = tmp_path_factory.mktemp("whole")
     finish(folder, out / "short", EVERY)  # the first process waits for the imports
     began = time.monotonic()
     finish(folder, out / "run")
-    return Run(out / "run", time.monotonic() - began)
+    return out / "run", time.monotonic() - began
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
-def test_a_run_killed_at_random_moments_ends_as_if_nobody_had(
-    folder: Path, whole: Run, tmp_path: Path, kills: int
-) -> None:
+def test_a_run_killed_at_random_moments_ends_as_if_nobody_had(folder, whole, tmp_path, kills) -> None:
     out, rng, killed, ended = tmp_path / "run", random.Random(kills), 0, 0
     while killed < kills or not ended:
         run = start(folder, out)
         if killed < kills:
-            run.join(rng.uniform(0, whole.seconds))
+            run.join(rng.uniform(0, whole[1]))
             run.kill()
         run.join()
         assert run.exitcode in (0, -signal.SIGKILL)
@@ -103,15 +93,13 @@ def test_a_run_killed_at_random_moments_ends_as_if_nobody_had(
         if run.exitcode:
             killed += 1
         else:  # before its moment came: the next run begins anew
-            assert_same(out, whole.out)
+            assert_same(out, whole[0])
             shutil.rmtree(out)
             ended += 1
 
 
-def test_a_run_killed_at_any_write_of_its_last_checkpoint_ends_as_if_nobody_had(
-    folder: Path, whole: Run, tmp_path: Path
-) -> None:
-    cut, short = set(), whole.out.with_name("short")
+def test_a_run_killed_at_any_write_of_its_last_checkpoint_ends_as_if_nobody_had(folder, whole, tmp_path) -> None:
+    cut, short = set(), whole[0].with_name("short")
     for death in itertools.count(1):
         out = tmp_path / str(death)
         run = start(folder, out, EVERY, death)

@@ -96,13 +96,7 @@ def test_known_repairs_have_known_values():
         (lambda p, t, h: (p * 255, t, h), "prediction range from .* far outside"),
         (lambda p, t, h: (p, t * math.nan, h), "target range from nan to nan"),
     ],
-    ids=["shapes", "no batch axis", "empty batch", "uint8", "hole shape", "hole type", "no hole", "0..255", "nan"],
 )
 def test_bad_arguments_are_named(metric, spoil, message):
     with pytest.raises(ValueError, match=message):
         metric(*spoil(*example(3)))
-
-
-def test_ssim_names_the_smallest_image_it_takes():
-    with pytest.raises(ValueError, match=r"\(5, 16\) px are too small for SSIM; use 6 px"):
-        hole_ssim(*example(4, height=5))

@@ -86,14 +86,3 @@ def test_show_curves_draws_each_series_in_its_own_colour_and_dash():
     assert len({line.get_linestyle() for line in axis.lines}) == 4
     assert [text.get_text() for text in axis.get_legend().get_texts()] == list(history)
     assert list(show_curves({"a": [3, 2]}, "epoch", "loss").axes[0].lines[0].get_xdata()) == [1, 2]
-
-
-def test_every_pair_of_curve_colours_differs_for_dichromats_too():
-    # Vienot, Brettel, Mollon, "Digital video colourmaps for checking the legibility of displays by dichromats" (1999)
-    protan = np.array([[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]])
-    deutan = np.array([[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]])
-    rgb = np.array([matplotlib.colors.to_rgb(colour) for colour in COLOURS])
-    for sight in (np.eye(3), protan, deutan):
-        seen = (sight @ (rgb**2.2).T).T.clip(0, 1) ** (1 / 2.2)
-        distance = np.linalg.norm(seen[:, None] - seen[None], axis=-1) + 9 * np.eye(len(seen))
-        assert distance.min() > 0.12

@@ -6,16 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from tiny import TINY
 
 from maelib.data.photos import open_photo, read_photo
 from maelib.facades import draw_images
-from maelib.model import MaskedAutoencoder
 from maelib.repair import files
 from maelib.repair.files import ReconstructConfig, reconstruct, side_by_side
-from maelib.weights import checkpoint
+from maelib.transfer.compare import random_weights
+from maelib.weights.checkpoint import save_model
 
 BOX = (10, 8, 30, 24)
 HOLE = np.zeros((40, 52), bool)
@@ -25,11 +24,8 @@ HOLE[8:24, 10:30] = True
 @pytest.fixture(scope="module", autouse=True)
 def weights(tmp_path_factory):
     """A small model, in place of the bundled one."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = MaskedAutoencoder(replace(TINY, patch_size=4))
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    checkpoint.save_model(path, model, {})
+    save_model(path, random_weights(replace(TINY, patch_size=4), 0), {})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "bundled_checkpoint", lambda: path)
         yield path

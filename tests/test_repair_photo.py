@@ -6,7 +6,6 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from maelib.data.photos import PhotoError
 from maelib.facades import draw_facade, draw_images
@@ -15,6 +14,7 @@ from maelib.model import MaskedAutoencoder
 from maelib.repair import photo as repairs
 from maelib.repair.classical import BASELINES
 from maelib.repair.photo import blend_seam, harmonic_fill, repair, repair_photo
+from maelib.transfer.compare import random_weights
 from maelib.weights.checkpoint import bundled_checkpoint, load_model
 
 TINY = replace(tiny.TINY, patch_size=4)
@@ -22,9 +22,7 @@ TINY = replace(tiny.TINY, patch_size=4)
 
 @pytest.fixture(scope="module")
 def model() -> MaskedAutoencoder:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return MaskedAutoencoder(TINY).eval()
+    return random_weights(TINY, 0)
 
 
 class Painter(torch.nn.Module):
@@ -113,7 +111,7 @@ def test_a_constant_error_leaves_no_seam(offset, top, left, height, width):
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_only_the_hole_changes_at_any_size_and_nothing_leaks_from_it(model, data):
-    height, width = data.draw(st.integers(4, 150)), data.draw(st.integers(4, 150))
+    height, width = data.draw(st.integers(2, 150)), data.draw(st.integers(2, 150))
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     photo = rng.integers(0, 256, (height, width, 3), np.uint8)
     hole = rng.random((height, width)) < data.draw(st.sampled_from([0.001, 0.3, 0.98]))
@@ -127,13 +125,6 @@ def test_only_the_hole_changes_at_any_size_and_nothing_leaks_from_it(model, data
     assert np.array_equal(repaired[~hole], photo[~hole])
     other = np.where((hole | unknown)[..., None], 255 - photo, photo)
     assert np.array_equal(repair_photo(other, hole, model, unknown)[hole], repaired[hole])
-
-
-@pytest.mark.parametrize("shape", [(4, 4), (2, 3), (5, 150), (4, 1000), (33, 31), (300, 40)])
-def test_thin_and_tiny_photos_are_repaired(model, shape):
-    photo = np.asarray(Image.fromarray(draw_images([1], 64)[0]).resize(shape[::-1]))
-    hole = box_hole(*shape, 0, 0, shape[1] // 2, shape[0] // 2)
-    assert np.array_equal(repair_photo(photo, hole, model)[~hole], photo[~hole])
 
 
 def test_the_first_pass_sees_the_photo_alone():

@@ -1,15 +1,14 @@
 """Training: runs that learn, repeat, resume to the bit, and stop well."""
 
-import json
 import os
 import signal
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
-from tiny import TINY, fill_folder, tiny_run
+from tiny import TINY, fill_folder, same, tiny_run
 
 from maelib.data.augment import Augment
 from maelib.data.images import FolderImages
@@ -17,7 +16,7 @@ from maelib.losses import ReconstructionLoss
 from maelib.masking import hidden_count, mask_to_pixels
 from maelib.model import CONFIGS, MaskedAutoencoder
 from maelib.perceptual import vgg19
-from maelib.training.log import CsvLog, read_log, save_curves
+from maelib.training.log import read_log, write_log
 from maelib.training.optim import lr_scale, make_optimizers, parameter_groups
 from maelib.training.recipes import RECIPES, TrainConfig
 from maelib.training.resume import read_config
@@ -65,10 +64,6 @@ class StopAt(Augment):
 
 def weights(path):
     return load_tensors(path)[0]
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 # ---------------------------------------------------------------------------------------------------------- optimiser
@@ -147,9 +142,8 @@ def test_a_run_learns_and_leaves_everything_behind(config):
     assert load_tensors(config.out / "best.safetensors")[1]["step"] == best["step"]
     states = [load_tensors(config.out / name)[1]["step"] for name in ("state.safetensors", "state-1.safetensors")]
     assert states == [60, 58]
-    metadata = load_tensors(path)[1]  # how the model was made, and nothing of the machine it was made on
-    assert metadata["training"]["steps"] == metadata["step"] == 60
-    assert str(config.out.parent) not in json.dumps(metadata)
+    assert load_tensors(path)[1]["step"] == 60
+    assert str(config.out.parent).encode() not in path.read_bytes()  # nothing of the machine it was made on
 
 
 def test_the_same_seed_gives_the_same_weights_to_the_bit(config, tmp_path):
@@ -202,13 +196,13 @@ def test_mixed_and_drawn_images_are_trained_on(config, monkeypatch, tmp_path):
     train(drawn)
 
 
-def test_bad_files_stop_a_run_or_are_left_out_when_asked(config, folder, tmp_path):
-    mixed = fill_folder(tmp_path / "mixed", 12)
-    (mixed / "bad.npy").write_text("not an array")
+def test_bad_files_stop_a_run_or_are_left_out_when_asked(config, tmp_path):
+    mixed = replace(config, data=fill_folder(tmp_path / "mixed", 12))
+    (mixed.data / "bad.npy").write_text("not an array")
     with pytest.raises(ValueError, match=r"bad\.npy.*--skip-bad"):
-        train(replace(config, data=mixed))
+        train(mixed)
     with pytest.warns(UserWarning, match=r"left out: .*bad\.npy"):
-        train(replace(config, data=mixed, skip_bad=True, out=tmp_path / "skips"))
+        train(replace(mixed, skip_bad=True))
 
 
 def test_compiled_blocks_learn_the_same_and_their_weights_keep_their_names(config, monkeypatch):
@@ -237,29 +231,17 @@ def test_validation_is_fixed_and_on_the_scale_of_the_training_loss(config, perce
     assert {"psnr block 25%", "psnr block 50%", "psnr random 75%"} <= row.keys()
 
 
-def test_the_blend_and_its_terms_are_logged_on_one_scale(config, perceptual):
-    terms = ("mse", "perceptual (random VGG19)")  # random weights say so wherever their numbers stand
-    path = train(perceptual)
-    psnr = ["psnr block 25%", "psnr block 50%", "psnr random 75%"]
-    rows = read_log(path.with_name("log.csv"))
-    names = [f"{part}_{name}" for part in ("train", "val") for name in ("loss", *terms)]
-    assert list(rows[0]) == ["step", "lr", *names, *psnr]
-    for row in rows:
-        for part in ("train", "val"):
-            mse, features = (row[f"{part}_{term}"] for term in terms)
-            assert row[f"{part}_loss"] == pytest.approx(0.6 * mse + 0.4 * features, rel=1e-5)
-            assert features > 0
-    assert {"curves-mse.png", "curves-perceptual.png"} <= {file.name for file in path.parent.iterdir()}
-    plain = train(replace(config, out=config.out / "plain"))
-    assert list(read_log(plain.with_name("log.csv"))[0]) == ["step", "lr", "train_loss", "val_loss", *psnr]
-
-
-def test_a_run_on_a_file_of_weights_names_no_path_of_the_machine(perceptual, tmp_path):
-    path = tmp_path / "mine.safetensors"
-    save_file({k: v.contiguous() for k, v in vgg19("random", perceptual.vgg_layers).state_dict().items()}, path)
-    config = replace(perceptual, vgg=str(path))
-    assert load_tensors(train(config))[1]["training"]["vgg"] == "mine.safetensors"
-    assert read_config(config.out) == config
+def test_the_blend_and_its_terms_are_logged_on_one_scale(perceptual):
+    term = "perceptual (random VGG19)"  # random weights say so wherever their numbers stand
+    train(perceptual)
+    rows = read_log(perceptual.out / "log.csv")
+    names = [f"{part}_{name}" for part in ("train", "val") for name in ("loss", "mse", term)]
+    assert list(rows[0]) == ["step", "lr", *names, "psnr block 25%", "psnr block 50%", "psnr random 75%"]
+    for row, part in product(rows, ("train", "val")):
+        blend = 0.6 * row[f"{part}_mse"] + 0.4 * row[f"{part}_{term}"]
+        assert row[f"{part}_loss"] == pytest.approx(blend, rel=1e-5)
+        assert row[f"{part}_{term}"] > 0
+    assert {"curves-mse.png", "curves-perceptual.png"} <= {path.name for path in perceptual.out.iterdir()}
 
 
 # ------------------------------------------------------------------------------------------------------------- faults
@@ -302,17 +284,18 @@ def test_a_damaged_state_is_warned_of_and_the_one_before_is_used(config, tmp_pat
     if damage == "gone":
         path.unlink()
     train(replace(config, resume=True, steps=9))
-    said = [str(w.message) for w in recwarn if "continuing from state-1.safetensors, step 3" in str(w.message)]
+    said = [str(w.message) for w in recwarn if "trying the state before it" in str(w.message)]
     assert len(said) == (damage != "gone")
     assert [row["step"] for row in read_log(config.out / "log.csv")] == [3, 6, 9]
 
 
-def test_a_run_without_any_whole_state_names_the_cure(config):
+def test_a_run_without_any_whole_state_names_the_cure(config, recwarn):
     train(config)
     for path in config.out.glob("state*.safetensors"):
         path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match=r"no whole state .*state.safetensors.*state-1.*start anew.*--init"):
+    with pytest.raises(CheckpointError, match=r"no whole state .*start anew.*--init"):
         train(replace(config, resume=True, steps=9))
+    assert [name in str(w.message) for w, name in zip(recwarn, ("state.saf", "state-1.saf"), strict=True)] == [True] * 2
 
 
 @pytest.mark.parametrize("failing", [6, 7, 9])
@@ -335,23 +318,17 @@ def test_a_full_disk_stops_the_run_with_the_last_good_checkpoint_whole(config, m
     assert same(whole, weights(train(replace(config, steps=9, resume=True))))
 
 
-def test_a_run_is_never_overwritten(config):
-    path = train(config)
-    before = path.read_bytes()
+def test_a_run_is_never_overwritten_nor_resumed_with_other_settings(config):
+    train(config)
+    before = {path: path.read_bytes() for path in config.out.iterdir()}
     with pytest.raises(FileExistsError, match=r"already holds a run; resume it \(--resume\) or choose another --out"):
         train(config)
-    assert path.read_bytes() == before
-
-
-def test_resuming_with_other_settings_names_them_and_the_cure(config):
-    train(config)
-    before = (config.out / "config.json").read_bytes()
     other = replace(config, resume=True, optimizer="adamw", model=replace(TINY, depth=2))
     with pytest.raises(ValueError, match=r"model .*'depth': 1.*'depth': 2.*; optimizer muon -> adamw; .*--init"):
         train(other)
     with pytest.raises(ValueError, match="already at step 6, beyond steps 5; ask for more steps"):
         train(replace(config, resume=True, steps=5))
-    assert (config.out / "config.json").read_bytes() == before
+    assert {path: path.read_bytes() for path in config.out.iterdir()} == before
     assert read_config(config.out) == config
     train(replace(config, resume=True, steps=8))  # a longer run is the same run
     assert read_log(config.out / "log.csv")[-1]["step"] == 8
@@ -372,15 +349,10 @@ def test_data_or_weights_that_cannot_be_had_are_named_before_anything_is_written
     [
         ({"steps": 0}, "steps 0 is not positive"),
         ({"lr": float("nan")}, "lr nan is not positive and finite"),
-        ({"mse_weight": -1.0}, "mse_weight -1.0 is negative"),
-        ({"val_share": 20.0}, "val_share 20.0 is not a share; use a number above 0 and below 1"),
-        ({"val_share": float("nan")}, "val_share nan is not a share"),
-        ({"data_share": 1.0}, "data_share 1.0 is not a share"),
+        ({"val_share": float("nan")}, "val_share nan is not a share; use more than 0"),
         ({"warmup": 1.0}, "warmup 1.0 is not a share"),
-        ({"seed": -1}, "seed -1 is out of range; use 0 to"),
-        ({"seed": 2**70}, "out of range"),
         ({"drawn": 0}, "leaves nothing to learn from"),
-        ({"mask_ratio": (0.7, 0.3)}, r"mask_ratio \(0.7, 0.3\) is reversed"),
+        ({"track": "aim"}, "track 'aim' is not known; use wandb"),
         ({"mask_ratio": (0.5, 1.0)}, "mask_ratio 1.0 of 64 patches"),
     ],
 )
@@ -389,8 +361,7 @@ def test_settings_out_of_range_are_named_with_their_cure(options, message):
         TrainConfig(**options)
 
 
-def test_recipes_are_what_they_promise():
-    assert RECIPES["facade_tiny"] == TrainConfig()
+def test_the_original_s_recipe_is_the_readmes():
     base = RECIPES["facade_base"]
     assert base.model == CONFIGS["facade_base"]
     assert (base.mse_weight, base.perceptual_weight, base.mask, base.mask_ratio) == (0.6, 0.4, "block", (0.5, 0.5))
@@ -399,26 +370,10 @@ def test_recipes_are_what_they_promise():
 # ---------------------------------------------------------------------------------------------------------------- log
 
 
-def test_a_log_drops_what_came_after_the_step_it_resumes_at_and_has_the_columns_of_all_rows(tmp_path):
-    path = tmp_path / "log.csv"
-    log = CsvLog(path)
-    for step in (1, 2, 3):
-        log.add({"step": step, "val_loss": step / 2})
-    log = CsvLog(path, first_step=2)
-    log.add({"step": 3, "psnr": 4.0})
-    assert (
-        read_log(path) == log.rows == [{"step": 1, "val_loss": 0.5}, {"step": 2, "val_loss": 1}, {"step": 3, "psnr": 4}]
-    )
-    save_curves(log.rows, tmp_path / "curves.png")
-    assert (tmp_path / "curves-psnr.png").exists()
-
-
-def test_the_best_row_has_the_lowest_validation_loss(tmp_path):
-    log, best = CsvLog(tmp_path / "log.csv"), []
-    for step, loss in enumerate((0.5, 0.2, 0.4, 0.2, 0.1)):
-        log.add({"step": step, "val_loss": loss})
-        best.append(log.last_is_best)
-    assert best == [True, True, False, False, True]
+def test_a_log_has_the_columns_of_all_rows_and_no_empty_cells(tmp_path):
+    rows = [{"step": 1, "val_loss": 0.5}, {"step": 2, "psnr": 4.0}]
+    write_log(tmp_path / "log.csv", rows)
+    assert read_log(tmp_path / "log.csv") == rows
 
 
 @pytest.mark.parametrize("content", [b"step,loss\n1,x\n", b"step,loss\n1,2,3\n", b"loss\n1\n", b"st\xddep\n1\n"])

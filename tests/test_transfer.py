@@ -14,12 +14,12 @@ import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from tiny import TINY, same
 
 from maelib.cli import main
 from maelib.data.augment import to_float
 from maelib.data.images import TEST_SEEDS
 from maelib.facades import LABELS, STYLES
-from maelib.model import MAEConfig
 from maelib.training.train import VALIDATION_SEED
 from maelib.transfer import compare as transfer
 from maelib.transfer import labelled
@@ -28,18 +28,13 @@ from maelib.transfer.compare import FinetuneConfig, ProbeConfig, Result, compare
 from maelib.transfer.labelled import DATA_SETS, IGNORED, LABEL_SEEDS, Labelled, mean_accuracy, mean_iou
 from maelib.weights.checkpoint import save_model
 
-SMALL = MAEConfig(img_size=32, embed_dim=16, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
-                  decoder_num_heads=1)  # fmt: skip
+SMALL = replace(TINY, embed_dim=16)
 MODEL = random_weights(SMALL, 0)
 NOWHERE = Path("nowhere")
 
 
 def state(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def toy(count, seed, per_patch=False):

@@ -7,20 +7,16 @@ import pytest
 import torch
 from IPython.core.formatters import DisplayFormatter
 from PIL import Image
+from tiny import TINY
 
 from maelib.course.widgets import Explorer, RepairPainter, to_png
-from maelib.model import MAEConfig, MaskedAutoencoder
 from maelib.plots import show_images
+from maelib.transfer.compare import random_weights
 
 IMAGES = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))  # 4 x 6 patches of 8 px
 
 
-@pytest.fixture(scope="module")
-def model() -> MaskedAutoencoder:
-    config = MAEConfig(img_size=32, embed_dim=32, depth=1, num_heads=2, decoder_embed_dim=32, decoder_num_heads=2)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return MaskedAutoencoder(config).eval()
+MODEL = random_weights(TINY, 0)
 
 
 def hidden(*places: int) -> list[bool]:
@@ -35,10 +31,10 @@ def test_a_png_holds_the_pixels() -> None:
     np.testing.assert_allclose(pixels(to_png(IMAGES)) / 255, IMAGES[0].permute(1, 2, 0), atol=0.5 / 255 + 1e-6)  # 8 bit
 
 
-def test_the_repair_follows_the_mask(model: MaskedAutoencoder) -> None:
+def test_the_repair_follows_the_mask() -> None:
     with pytest.raises(RuntimeError, match="16"):
-        RepairPainter(IMAGES, model, torch.zeros(1, 16, dtype=torch.bool))
-    both = RepairPainter(IMAGES, model, torch.tensor([hidden(3, 5)]))
+        RepairPainter(IMAGES, MODEL, torch.zeros(1, 16, dtype=torch.bool))
+    both = RepairPainter(IMAGES, MODEL, torch.tensor([hidden(3, 5)]))
     assert (both.painter.rows, both.painter.cols, both.painter.mask) == (4, 6, hidden(3, 5))
     assert repr(both).startswith("RepairPainter(4 x 6 patches): 2 of 24 patches hidden, PSNR")
     both.painter.mask = hidden()

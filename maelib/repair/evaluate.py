@@ -150,9 +150,8 @@ def evaluation_table(scores: Sequence[Score]) -> str:
     rows = [["PSNR dB / SSIM / sharpness in the hole", *HOLES]]
     for name in own:
         rows.append([name, *(f"{s.psnr:.2f} / {s.ssim:.3f} / {s.sharpness:.2f}" for s in own[name])])
-    if any(name in BASELINES for name in own):
-        models = [name for name in own if name not in BASELINES]
-        rows += [[f"{name} above the best", *(_margin(scores, s) for s in own[name])] for name in models]
+    models = [name for name in own if name not in BASELINES]
+    rows += [[f"{name} above the best", *(_margin(scores, s) for s in own[name])] for name in models]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])

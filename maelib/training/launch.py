@@ -1,7 +1,6 @@
 """What a run computes on: device, precision, and the processes that share it."""
 
 import os
-import warnings
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,29 +30,20 @@ def make_accelerator(config: TrainConfig) -> "Accelerator":
         if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true", "yes"):
             raise ValueError(f"the launcher asks for {name}, which maelib does not support; launch without it")
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    launched, asked = int(os.environ.get("WORLD_SIZE", 1)), os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    precision = {"auto": "bf16" if native_bf16(device) else "no", "float32": "no"}.get(config.precision, "bf16")
-    if asked not in ("no", precision):
-        if config.precision == "auto":
-            precision = asked
-        else:
-            warnings.warn(f"--precision {config.precision} overrides the launcher's {asked}", stacklevel=2)
+    launched, auto = int(os.environ.get("WORLD_SIZE", 1)), os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if auto == "no" and native_bf16(device):
+        auto = "bf16"
     AcceleratorState._reset_state()  # an earlier run in this process may have used another precision
     accelerator = Accelerator(
-        mixed_precision=precision,
-        cpu=launched > 1 and device.type == "cpu",  # torchrun alone would leave each process on its own
+        mixed_precision={"auto": auto, "float32": "no", "bf16": "bf16"}[config.precision],
+        cpu=launched > 1 and device.type in ("cpu", "mps"),  # torchrun alone would leave each process on its own
         gradient_accumulation_steps=config.accumulate,
         log_with=config.track,
         project_dir=config.out,
     )
-    if accelerator.num_processes < launched:
+    parts = accelerator.num_processes * config.accumulate
+    if config.batch_size % parts:
         raise ValueError(
-            f"the launcher started {launched} processes, but accelerate lets {accelerator.num_processes} of them share "
-            f"a run on {device.type}; start a single process, or set ACCELERATE_USE_CPU=true"
-        )
-    if config.batch_size % (accelerator.num_processes * config.accumulate):
-        raise ValueError(
-            f"batch_size {config.batch_size} cannot be divided among {accelerator.num_processes} process(es) with "
-            f"accumulate {config.accumulate}; use a multiple of {accelerator.num_processes * config.accumulate}"
+            f"batch_size {config.batch_size} cannot be divided into {parts} parts; use a multiple of {parts}"
         )
     return accelerator

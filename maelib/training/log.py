@@ -16,46 +16,24 @@ from maelib.masking import mask_to_pixels
 from maelib.model import MaskedAutoencoder
 from maelib.patches import unpatchify
 from maelib.plots import mask_overlay, show_curves, show_images
+from maelib.repair.evaluate import HOLES
 from maelib.training.recipes import TrainConfig, plain
 from maelib.training.validation import Validation
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-CURVES = {  # figure -> what starts the names of its columns, and the label of its axis
-    "loss": (("train_loss", "val_loss"), "loss"),
-    "psnr": (("psnr",), "hole PSNR, dB"),
-    "mse": (("train_mse", "val_mse"), "squared error"),
-    "perceptual": (("train_perceptual", "val_perceptual"), "perceptual loss"),
-}
+# What the columns of a figure have in their names, and the label of its axis.
+CURVES = {"loss": "loss", "psnr": "hole PSNR, dB", "mse": "squared error", "perceptual": "perceptual loss"}
 
 
-class CsvLog:
-    """Rows of numbers in the file `path`, one a log interval.
-
-    A run that resumes at `first_step` drops the rows after it. Of several processes one writes (`active`).
-    """
-
-    def __init__(self, path: Path, first_step: int = 0, active: bool = True) -> None:
-        self.path, self.active = Path(path), active
-        self.rows = [row for row in read_log(path) if row["step"] <= first_step] if first_step else []
-
-    @property
-    def last_is_best(self) -> bool:
-        """Whether the validation loss of the last row is below that of every other."""
-        *earlier, last = [row.get("val_loss", math.inf) for row in self.rows]
-        return all(last < loss for loss in earlier)
-
-    def add(self, row: Mapping[str, float]) -> None:
-        """Append a row, which must hold `step`, and write the whole file."""
-        self.rows.append(dict(row))
-        if self.active:
-            file = io.StringIO(newline="")
-            names = dict.fromkeys(name for row in self.rows for name in row)  # in the order of first use
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(self.rows)
-            write_atomic(self.path, file.getvalue().encode())
+def write_log(path: Path, rows: list[dict[str, float]]) -> None:
+    """Write the rows of a run's log, one a log interval, as CSV."""
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, dict.fromkeys(name for row in rows for name in row))  # in the order of first use
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, file.getvalue().encode())
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
@@ -76,16 +54,6 @@ def read_log(path: Path) -> list[dict[str, float]]:
         raise ValueError(f"{path} is damaged or not the log of a run ({error}); repair it or move it away") from error
 
 
-def save_curves(rows: list[dict[str, float]], path: Path) -> None:
-    """Draw the curves of a log over its steps, a PNG file for each entry of `CURVES`: `path` with -loss, -psnr, ..."""
-    for kind, (starts, label) in CURVES.items():
-        names = dict.fromkeys(name for row in rows for name in row if name.startswith(starts))
-        if names:
-            series = {name: [row.get(name, math.nan) for row in rows] for name in names}
-            figure = show_curves(series, x=[row["step"] for row in rows], xlabel="step", ylabel=label)
-            figure.savefig(path.with_name(f"{path.stem}-{kind}.png"))
-
-
 @torch.no_grad()
 def reconstructions(model: MaskedAutoencoder, validation: Validation, kind: str) -> dict[str, Tensor]:
     """The first six validation images under the `kind` of hole: original, masked, prediction and repair.
@@ -100,45 +68,45 @@ def reconstructions(model: MaskedAutoencoder, validation: Validation, kind: str)
     return {name: column.cpu() for name, column in columns.items()}
 
 
-def save_reconstructions(columns: Mapping[str, Tensor], path: Path) -> None:
-    """Draw what `reconstructions` returns as a PNG file, a row per image."""
-    rows = [list(row) for row in zip(*columns.values(), strict=True)]
-    show_images(rows, titles=list(columns)).savefig(path)
+def save_figures(out: Path, rows: list[dict[str, float]], model: MaskedAutoencoder, validation: Validation) -> None:
+    """Draw the curves of a log, a PNG file for each entry of `CURVES`, and repairs, one for each kind of hole."""
+    columns = rows[-1] if rows else {}
+    for kind, label in CURVES.items():
+        series = {name: [row.get(name, math.nan) for row in rows] for name in columns if kind in name}
+        if series:
+            figure = show_curves(series, x=[row["step"] for row in rows], xlabel="step", ylabel=label)
+            figure.savefig(out / f"curves-{kind}.png")
+    for hole in HOLES:
+        pictures = reconstructions(model, validation, hole)
+        figure = show_images(list(zip(*pictures.values(), strict=True)), titles=list(pictures))
+        figure.savefig(out / f"repairs-{hole.replace(' ', '-').replace('%', '')}.png")
 
 
 def start_tracker(accelerator: "Accelerator", config: TrainConfig) -> None:
-    """Start the tracker that the accelerator was made with, and hand it the configuration.
+    """Start Weights & Biases, and hand it the configuration.
 
-    Weights & Biases needs no account: unless `WANDB_MODE` says otherwise, a run goes online only where somebody has
-    logged in. Its files lie in the run's folder, from where a run that resumes takes its identifier.
+    It needs no account: unless `WANDB_MODE` says otherwise, a run goes online only where somebody has logged in. Its
+    files lie in the run's folder, from where a run that resumes takes its identifier.
 
     Raises
     ------
     ImportError
-        When the tracker's package is not installed.
+        When the package is not installed.
     """
     if not accelerator.log_with:
-        raise ImportError(f"track {config.track!r} needs its package; pip install {config.track}, or omit --track")
-    options = {}
-    if "wandb" in map(str, accelerator.log_with):
-        import wandb
+        raise ImportError("track 'wandb' needs its package; pip install wandb, or omit --track")
+    import wandb
 
-        mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
-        options["wandb"] = {"mode": mode, "dir": str(config.out), "name": config.out.name}
-        earlier = sorted(config.out.glob("wandb/*run-*-*")) if config.resume else []
-        if earlier:
-            options["wandb"] |= {"id": earlier[-1].name.rpartition("-")[2], "resume": "allow"}
-    flat = {}
-    for name, value in plain(config).items():
-        flat |= {f"{name}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {name: value}
-    settings = {name: value if isinstance(value, bool | int | float) else str(value) for name, value in flat.items()}
-    accelerator.init_trackers("maelib", settings, options)
+    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.api.api_key else "offline")
+    options = {"mode": mode, "dir": str(config.out), "name": config.out.name}
+    earlier = sorted(config.out.glob("wandb/*run-*-*")) if config.resume else []
+    if earlier:
+        options |= {"id": earlier[-1].name.rpartition("-")[2], "resume": "allow"}
+    accelerator.init_trackers("maelib", plain(config), {"wandb": options})
 
 
 def track_images(accelerator: "Accelerator", columns: Mapping[str, Tensor], step: int) -> None:
-    """Hand pictures `(B, C, H, W)` in [0, 1] by name to every tracker that takes pictures."""
+    """Hand pictures `(B, C, H, W)` in [0, 1] by name to the tracker."""
     pictures = {name: (x * 255).round().byte().permute(0, 2, 3, 1).numpy() for name, x in columns.items()}
     for tracker in accelerator.trackers:
-        if hasattr(tracker, "log_images"):
-            options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
-            tracker.log_images(pictures, step, **options)
+        tracker.log_images(pictures, step)

@@ -9,30 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from maelib.files import from_json, read_json, write_atomic
-from maelib.model import MaskedAutoencoder
 from maelib.training.recipes import TrainConfig, plain
 from maelib.weights.checkpoint import CheckpointError, load_tensors, save_tensors
 
 STATES = ("state.safetensors", "state-1.safetensors")  # what resuming needs, the newer first
-FREE = {
-    "out",
-    "resume",
-    "steps",
-    "eval_every",
-    "val_images",
-    "track",
-    "accumulate",
-    "compile",
-}  # may change on resuming
+# What may change on resuming.
+FREE = {"out", "resume", "steps", "eval_every", "val_images", "track", "accumulate", "compile"}
 
 
-def save_run(
-    config: TrainConfig, model: MaskedAutoencoder, optimizers: list, step: int, losses: list, best: bool
-) -> None:
+def save_run(config: TrainConfig, model: nn.Module, optimizers: list, step: int, losses: list, best: bool) -> None:
     """Write what resuming needs, the model, and, when it is the `best` so far, the model once more as that.
 
     Keeps the last two states. Each file is written whole or not at all. `losses` are those of the steps that no log row
@@ -47,10 +38,7 @@ def save_run(
     for i, optimizer in enumerate(optimizers):
         for j, entry in optimizer.state_dict()["state"].items():
             state |= {f"{i}.{j}.{name}": torch.as_tensor(value) for name, value in entry.items()}
-    paths = "out", "init", "data", "resume", "track"  # a checkpoint names no path of the machine
-    settings = {name: value for name, value in plain(config).items() if name not in paths}
-    settings["vgg"] = Path(config.vgg).name
-    metadata = {"model": asdict(config.model), "step": step, "training": settings}
+    metadata = {"model": asdict(config.model), "step": step}
     newer, older = (config.out / name for name in STATES)
     try:
         new = config.out / "new.safetensors"
@@ -61,27 +49,40 @@ def save_run(
             os.replace(newer, older)
         os.replace(new, newer)  # last: a run that resumes from this step never writes the models of that step again
     except OSError as error:
-        raise OSError(
-            f"{config.out}: cannot write the checkpoint of step {step} ({error}). {last_good(config)} Make room, then "
-            "resume (--resume)"
-        ) from error
+        fault = f"{config.out}: cannot write the checkpoint of step {step} ({error})"
+        raise OSError(f"{fault}. {last_good(config)} Make room, then resume (--resume)") from error
 
 
 def last_good(config: TrainConfig) -> str:
     """A sentence for errors: which checkpoint a run has, and what to do with it."""
-    for name in STATES:
+    try:
+        step = last_state(config.out)[2]["step"]
+    except CheckpointError:
+        return f"There is no checkpoint yet: start anew with a lower learning rate (now {config.lr})."
+    cure = f"start from it with a lower learning rate (now {config.lr}): --init {config.out / 'model.safetensors'}"
+    return f"The last good checkpoint is of step {step}: {cure} and another --out."
+
+
+def last_state(run: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+    """The newest whole state of a run, its tensors and its metadata. Warns of a damaged one.
+
+    Raises
+    ------
+    CheckpointError
+        When there is none.
+    """
+    for path in (run / name for name in STATES):
         try:
-            step = load_tensors(config.out / name)[1]["step"]
-        except (OSError, CheckpointError):
+            return path, *load_tensors(path)
+        except FileNotFoundError:
             continue
-        return (
-            f"The last good checkpoint is of step {step}: start from it with a lower learning rate (now {config.lr}): "
-            f"--init {config.out / 'model.safetensors'} and another --out."
-        )
-    return f"There is no checkpoint yet: start anew with a lower learning rate (now {config.lr})."
+        except CheckpointError as error:
+            warnings.warn(f"{error}; trying the state before it", stacklevel=2)
+    cure = "start anew with another --out, if possible from its model.safetensors (--init)"
+    raise CheckpointError(f"{run} holds no whole state to resume from; {cure}")
 
 
-def load_run(config: TrainConfig, model: MaskedAutoencoder, optimizers: list) -> tuple[int, list[list[float]]]:
+def load_run(config: TrainConfig, model: nn.Module, optimizers: list) -> tuple[int, list[list[float]]]:
     """Restore model and optimisers from the last whole state; return its step and the losses that no log row holds.
 
     Raises
@@ -89,26 +90,11 @@ def load_run(config: TrainConfig, model: MaskedAutoencoder, optimizers: list) ->
     CheckpointError
         When there is no whole state, it belongs to another run or version, or the run is beyond `config.steps`.
     """
-    damaged = []
-    for path in (config.out / name for name in STATES):
-        try:
-            state, metadata = load_tensors(path)
-            break
-        except FileNotFoundError:
-            continue
-        except CheckpointError as error:
-            damaged.append(str(error))
-    else:
-        raise CheckpointError(
-            f"{config.out} holds no whole state to resume from ({'; '.join(damaged) or 'none at all'}); start anew "
-            "with another --out, if possible from its model.safetensors (--init)"
-        )
-    for error in damaged:
-        warnings.warn(f"{error}; continuing from {path.name}, step {metadata['step']}", stacklevel=2)
+    path, state, metadata = last_state(config.out)
     try:
         model.load_state_dict({name: state.pop(f"model.{name}") for name in model.state_dict()})
         for i, optimizer in enumerate(optimizers):
-            entries: dict[int, dict[str, torch.Tensor]] = {}
+            entries: dict[int, dict[str, Tensor]] = {}
             for key, tensor in state.items():
                 owner, parameter, name = key.split(".", 2)
                 if int(owner) == i:
@@ -117,12 +103,10 @@ def load_run(config: TrainConfig, model: MaskedAutoencoder, optimizers: list) ->
         step = from_json(int, metadata["step"], "step")
         losses = from_json(tuple[tuple[float, ...], ...], metadata["losses"], "losses")
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{path} is the state of another run or version ({error}); start anew with another --out"
-        ) from error
+        cure = "start anew with another --out"
+        raise CheckpointError(f"{path} is the state of another run or version ({error}); {cure}") from error
     if step > config.steps:
-        reached = f"{path} is already at step {step}, beyond steps {config.steps}"
-        raise CheckpointError(f"{reached}; ask for more steps")
+        raise CheckpointError(f"{path} is already at step {step}, beyond steps {config.steps}; ask for more steps")
     return step, [list(values) for values in losses]
 
 
@@ -154,10 +138,8 @@ def check_same_run(config: TrainConfig) -> None:
     now, then = plain(config), plain(read_config(config.out))
     changed = [f"{name} {then[name]} -> {now[name]}" for name in now if name not in FREE and now[name] != then[name]]
     if changed:
-        raise ValueError(
-            f"{config.out} was trained with other settings: {'; '.join(changed)}; resume with the same, or start a new "
-            f"run from its weights (--init {config.out / 'model.safetensors'}, another --out)"
-        )
+        cure = f"resume with the same, or start anew with --init {config.out / 'model.safetensors'} and another --out"
+        raise ValueError(f"{config.out} was trained with other settings: {'; '.join(changed)}; {cure}")
 
 
 def write_config(config: TrainConfig) -> None:
@@ -180,10 +162,8 @@ def stop_requests() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         event.set()
 
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    caught = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    previous = {number: signal.signal(number, request) for number in caught}
     try:
         yield event
     finally:

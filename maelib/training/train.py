@@ -12,9 +12,8 @@ from maelib.losses import ReconstructionLoss
 from maelib.masking import MASKS, exclude_patches, mask_from_pixels
 from maelib.model import MaskedAutoencoder
 from maelib.perceptual import vgg19
-from maelib.repair.evaluate import HOLES
 from maelib.training.launch import make_accelerator
-from maelib.training.log import CsvLog, reconstructions, save_curves, save_reconstructions, start_tracker, track_images
+from maelib.training.log import read_log, reconstructions, save_figures, start_tracker, track_images, write_log
 from maelib.training.optim import lr_scale, make_optimizers
 from maelib.training.recipes import TrainConfig
 from maelib.training.resume import check_same_run, last_good, load_run, save_run, stop_requests, write_config
@@ -39,9 +38,7 @@ def load_images(config: TrainConfig) -> tuple[Dataset, Dataset]:
     return train, val
 
 
-def make_views(
-    config: TrainConfig, images: Tensor, step: int, part: slice = slice(None)
-) -> tuple[Tensor, Tensor, Tensor]:
+def make_views(config: TrainConfig, images: Tensor, step: int, part: slice = slice(None)) -> tuple[Tensor, ...]:
     """What the model sees in a step: augmented images, their masks, and how many patches each mask was to hide.
 
     Random numbers are drawn for the whole batch and follow from seed and step. So the views do not depend on how
@@ -104,7 +101,7 @@ def train(config: TrainConfig) -> Path:
     )
     validation = Validation(val_images, config, accelerator.device)
     step, losses = load_run(config, bare, optimizers) if config.resume else (0, [])
-    log = CsvLog(config.out / "log.csv", step, accelerator.is_main_process)
+    rows = [row for row in read_log(config.out / "log.csv") if row["step"] <= step]
     if accelerator.is_main_process:
         write_config(config)
     if config.track:
@@ -112,7 +109,7 @@ def train(config: TrainConfig) -> Path:
 
     share = config.batch_size // accelerator.num_processes
     mine = slice(accelerator.process_index * share, (accelerator.process_index + 1) * share)
-    epoch = epoch_indices(len(images), config.drawn or 0 if config.data else 0, config.data_share)
+    epoch = epoch_indices(len(images), config.drawn or 0 if config.data else 0, 0.5)  # folder and drawings by halves
     sampler = StepSampler(epoch, config.batch_size, config.steps, config.seed, step, mine)
     total, seen = config.steps * config.batch_size, step * config.batch_size
     bar = tqdm(total=total, initial=seen, unit="img", unit_scale=True, disable=not accelerator.is_main_process)
@@ -128,10 +125,9 @@ def train(config: TrainConfig) -> Path:
             terms = torch.cat([torch.stack(terms).mean(0), terms[0].new_tensor([stop.is_set()])])
             *values, stopping = accelerator.reduce(terms, "mean").tolist()
             if not all(map(math.isfinite, values)):
-                raise FloatingPointError(
-                    f"step {step + 1}: the loss is not finite ({', '.join(f'{value:.3g}' for value in values)}). Its "
-                    f"images: {', '.join(images.names[i] for i in indices)}. {last_good(config)}"
-                )
+                fault = f"step {step + 1}: the loss is not finite ({', '.join(f'{value:.3g}' for value in values)})"
+                names = ", ".join(images.names[i] for i in indices)
+                raise FloatingPointError(f"{fault}. Its images: {names}. {last_good(config)}")
             losses.append(values)
             lr = config.lr * lr_scale(step, config.steps, config.warmup)
             for optimizer in optimizers:
@@ -148,20 +144,20 @@ def train(config: TrainConfig) -> Path:
                 row |= validation(bare, loss_of)
                 if not math.isfinite(row["val_loss"]):
                     raise FloatingPointError(f"step {step}: the validation loss is not finite. {last_good(config)}")
-                log.add(row)
+                best = row["val_loss"] < min((other["val_loss"] for other in rows), default=math.inf)
+                rows.append(row)
+                if accelerator.is_main_process:
+                    write_log(config.out / "log.csv", rows)
                 losses = []
                 bar.set_postfix({name: f"{value:.3g}" for name, value in row.items() if "psnr" in name})
                 if config.track:
                     accelerator.log(row, step=step)
                     track_images(accelerator, reconstructions(bare, validation, "block 25%"), step)
             if accelerator.is_main_process and (not losses or stopping):
-                save_run(config, bare, optimizers, step, losses, log.last_is_best and not losses)
+                save_run(config, bare, optimizers, step, losses, not losses and best)
             if stopping and step < config.steps:
                 raise KeyboardInterrupt
     if accelerator.is_main_process:
-        save_curves(log.rows, config.out / "curves.png")
-        for hole in HOLES:
-            name = f"repairs-{hole.replace(' ', '-').replace('%', '')}.png"
-            save_reconstructions(reconstructions(bare, validation, hole), config.out / name)
+        save_figures(config.out, rows, bare, validation)
     accelerator.end_training()
     return config.out / "model.safetensors"

@@ -119,9 +119,8 @@ def _cifar10(seed: int | None, model: MAEConfig, folder: Path) -> Pairs:
     try:
         data = CIFAR10(folder, train=seed is not None, download=True)
     except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(
-            f"CIFAR-10 cannot be downloaded to {folder} ({error}); put cifar-10-python.tar.gz there or use --folder"
-        ) from error
+        cure = "put cifar-10-python.tar.gz there or use --folder"
+        raise FileNotFoundError(f"CIFAR-10 cannot be downloaded to {folder} ({error}); {cure}") from error
     order = range(len(data)) if seed is None else np.random.default_rng(seed).permutation(len(data))
     yield from ((pil_to_tensor(data[i][0].resize(size)), data[i][1]) for i in order)
 

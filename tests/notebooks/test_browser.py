@@ -16,29 +16,12 @@ from pathlib import Path
 import nbformat
 import pytest
 from conftest import stub_environment
-from nbformat.v4 import new_code_cell, new_notebook
 
 ROOT = Path(__file__).parents[2]
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # Cells far off the screen are otherwise left out of the page.
 ALL_CELLS_IN_THE_PAGE = '{"windowingMode": "none"}'
-KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}}
-WIDGETS = {
-    "explorer": """\
-import torch
-from maelib.course.widgets import Explorer
-from maelib.plots import show_images
-Explorer(lambda level: show_images([torch.full((1, 3, 8, 8), level)]), level=(0.0, 1.0, 0.1))
-""",
-    "painter": """\
-import torch
-from maelib.course.widgets import RepairPainter
-from maelib.model import MAEConfig, MaskedAutoencoder
-RepairPainter(torch.rand(1, 3, 32, 32), MaskedAutoencoder(MAEConfig(img_size=32, depth=1, decoder_depth=1)).eval())
-""",
-}
-
 pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="not installed: Chromium"), pytest.mark.needs("make")]
 
 
@@ -98,42 +81,32 @@ def move(page: object, output: object) -> None:
         output.locator(".noUi-handle").first.press("ArrowRight")
 
 
-def run_and_move(
-    lab: tuple[str, str, Path], browser: object, notebook: nbformat.NotebookNode, waits: tuple[int, ...]
-) -> None:
-    """Run all cells in JupyterLab, move the widget's control, and see its picture change, no error and no question.
-
-    `waits` are the milliseconds that each attempt waits for anything.
-    """
-    from playwright.sync_api import TimeoutError
-
+@pytest.mark.slow
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_the_widget_of_a_lesson_works_after_all_cells_ran(lab, browser, path: Path) -> None:
+    """Move the widget's control, and see its picture change, no error and no question."""
     address, token, root = lab
-    name = f"{secrets.token_hex(4)}.ipynb"
+    name, notebook = f"{path.stem}.ipynb", nbformat.read(path, as_version=4)
     (place,) = [i for i, cell in enumerate(notebook.cells) if "widget" in cell.metadata.get("tags", [])]
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs, cell.execution_count = [], None
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell in code:
+        cell.outputs, cell.execution_count = [], None
     nbformat.write(notebook, root / name)
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(1_200_000)  # milliseconds
     done = """count => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]
         .filter(prompt => /^\\[\\d+\\]:$/.test(prompt.textContent.trim())).length == count"""
     try:
-        for wait in waits:  # again, because on a busy machine page and kernel may miss each other's first words
-            page.set_default_timeout(wait)
-            with contextlib.suppress(TimeoutError):
-                page.goto(f"{address}/lab/workspaces/{name[:-6]}/tree/{name}?token={token}")
-                page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
-                page.get_by_text("(ipykernel) | Idle").wait_for()  # earlier it would ask which kernel to start
-                page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
-                page.wait_for_function(done, arg=sum(c.cell_type == "code" for c in notebook.cells))
-                cell = page.locator(".jp-Notebook .jp-Cell").nth(place)
-                cell.scroll_into_view_if_needed()  # a cell out of sight has no layout
-                output = cell.locator(".jp-Cell-outputArea")
-                picture = output.locator("img.widget-image").first
-                picture.wait_for()
-                break
-        else:
-            pytest.fail("JupyterLab does not show the widget")
+        page.goto(f"{address}/lab/workspaces/{path.stem}/tree/{name}?token={token}")
+        page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+        page.get_by_text("(ipykernel) | Idle").wait_for()  # earlier it would ask which kernel to start
+        page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
+        page.wait_for_function(done, arg=len(code))
+        cell = page.locator(".jp-Notebook .jp-Cell").nth(place)
+        cell.scroll_into_view_if_needed()  # a cell out of sight has no layout
+        output = cell.locator(".jp-Cell-outputArea")
+        picture = output.locator("img.widget-image").first
+        picture.wait_for()
         picture.scroll_into_view_if_needed()
         page.wait_for_timeout(500)  # the page settles, so that the first change is ours
         before = picture.screenshot()
@@ -150,18 +123,3 @@ def run_and_move(
         assert page.get_by_text("Jupyter news").count() == 0
     finally:
         page.close()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("source", WIDGETS.values(), ids=WIDGETS)
-def test_a_widget_follows_its_control(lab: tuple[str, str, Path], browser: object, source: str) -> None:
-    cells = [new_code_cell("1 + 1"), new_code_cell(source, metadata={"tags": ["widget"]})]
-    run_and_move(lab, browser, new_notebook(cells=cells, metadata=KERNEL), waits=(30_000, 60_000, 120_000))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
-def test_the_widget_of_a_lesson_works_after_all_cells_ran(
-    lab: tuple[str, str, Path], browser: object, path: Path
-) -> None:
-    run_and_move(lab, browser, nbformat.read(path, as_version=4), waits=(1_200_000,))
