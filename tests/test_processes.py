@@ -141,6 +141,12 @@ def test_a_launchers_precision_and_compiler_are_followed(config, tmp_path):
     torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-4)  # their names included
 
 
+def test_a_precision_that_overrides_the_launchers_says_so(config, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    with pytest.warns(UserWarning, match="--precision float32 overrides the launcher's bf16"):
+        train(replace(config, steps=1))
+
+
 @pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED"])
 def test_sharding_by_the_launcher_is_refused(config, monkeypatch, name):
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")  # as --use_fsdp and --use_deepspeed do

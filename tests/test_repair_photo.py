@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from maelib.transfer.compare import random_weights
 from maelib.weights.checkpoint import bundled_checkpoint, load_model
 
 TINY = replace(tiny.TINY, patch_size=4)
+model_alone = partial(repair_photo, detail=0)
 
 
 @pytest.fixture(scope="module")
@@ -120,16 +122,16 @@ def test_only_the_hole_changes_at_any_size_and_nothing_leaks_from_it(model, data
         hole = box_hole(height, width, left, top, left + rng.integers(1, width), top + rng.integers(1, height))
     unknown = rng.random((height, width)) < data.draw(st.sampled_from([0, 0.2]))
     hole[0, 0], hole[-1, -1], unknown[0, 0] = False, True, False
-    repaired = repair_photo(photo, hole, model, unknown)
+    repaired = model_alone(photo, hole, model, unknown)
     assert (repaired.shape, repaired.dtype) == (photo.shape, np.uint8)
     assert np.array_equal(repaired[~hole], photo[~hole])
     other = np.where((hole | unknown)[..., None], 255 - photo, photo)
-    assert np.array_equal(repair_photo(other, hole, model, unknown)[hole], repaired[hole])
+    assert np.array_equal(model_alone(other, hole, model, unknown)[hole], repaired[hole])
 
 
 def test_the_first_pass_sees_the_photo_alone():
     painter = Painter((0.9, 0.1, 0.5))
-    repair_photo(np.full((200, 260, 3), 100, np.uint8), box_hole(200, 260, 30, 20, 230, 180), painter)
+    model_alone(np.full((200, 260, 3), 100, np.uint8), box_hole(200, 260, 30, 20, 230, 180), painter)
     assert all((shown - 100 / 255).abs().max() < 1e-5 for shown in painter.shown[:4])
 
 
@@ -138,14 +140,14 @@ def test_wires_before_every_patch_leave_their_neighbours_to_go_by(model):
     photo = draw_images([2], 128)[0]
     hole = np.zeros((128, 128), bool)
     hole[::8], hole[:, ::8] = True, True
-    error = np.abs(repair_photo(photo, hole, model).astype(float) - photo)[hole].mean()
+    error = np.abs(model_alone(photo, hole, model).astype(float) - photo)[hole].mean()
     assert error < np.abs(photo[~hole].mean(axis=0) - photo)[hole].mean()
 
 
 def test_scattered_holes_leave_the_model_the_patches_between_them():
     painter = Painter((0.5, 0.5, 0.5))
     hole = np.kron(np.random.default_rng(0).permutation(64).reshape(8, 8) < 48, np.ones((4, 4), bool))
-    repair_photo(np.full((32, 32, 3), 9, np.uint8), hole, painter)
+    model_alone(np.full((32, 32, 3), 9, np.uint8), hole, painter)
     assert sum(len(shown) for shown in painter.shown) > 0
 
 
@@ -156,9 +158,9 @@ def test_finer_passes_help_on_large_photos_and_show_no_grid(monkeypatch):
     for start in range(15, 512, 90):
         hole[start : start + 6], hole[:, start : start + 6] = True, True
     photo = draw_facade(900_000_003, 512).image
-    fine = repair_photo(photo, hole, bundled)
+    fine = model_alone(photo, hole, bundled)
     monkeypatch.setattr(repairs, "AT_ONCE", 96**2)  # the scale of the model
-    coarse = repair_photo(photo, hole, bundled)
+    coarse = model_alone(photo, hole, bundled)
     error = [((repaired.astype(float) - photo)[hole] ** 2).mean() for repaired in (fine, coarse)]
     assert error[0] < 0.85 * error[1]
     steps = np.abs(np.diff(fine[210:350, 150:280].astype(float), axis=1)).mean(axis=(0, 2))
@@ -169,7 +171,7 @@ def test_finer_passes_help_on_large_photos_and_show_no_grid(monkeypatch):
 
 def test_a_grey_photo_gets_a_grey_repair(model):
     photo = np.repeat(draw_images([4], 48)[0][..., :1], 3, axis=2)
-    repaired = repair_photo(photo, box_hole(48, 48, 10, 10, 30, 30), model)
+    repaired = model_alone(photo, box_hole(48, 48, 10, 10, 30, 30), model)
     assert (repaired == repaired[..., :1]).all()
 
 
@@ -177,7 +179,7 @@ def test_classical_methods_repair_photos_too():
     photo, hole = draw_images([6], (60, 45))[0], box_hole(60, 45, 5, 5, 20, 20)
     images = torch.from_numpy(photo)[None].permute(0, 3, 1, 2) / 255
     filled = BASELINES["mirror"](images, torch.from_numpy(hole)[None])[0].permute(1, 2, 0).numpy() * 255
-    assert np.abs(filled - repair_photo(photo, hole, "mirror")).max() <= 0.5 + 1e-4
+    assert np.abs(filled - model_alone(photo, hole, "mirror")).max() <= 0.5 + 1e-4
 
 
 @pytest.mark.parametrize(
@@ -191,7 +193,7 @@ def test_classical_methods_repair_photos_too():
 )
 def test_photos_and_holes_that_do_not_fit_are_refused(model, photo, hole, words):
     with pytest.raises(ValueError, match=words):
-        repair_photo(photo, hole, model)
+        model_alone(photo, hole, model)
 
 
 # ---------------------------------------------------------------------------------------------- large photos
@@ -201,13 +203,13 @@ def test_holes_of_a_large_photo_are_repaired_as_crops_around_them_are(model, mon
     photo = draw_images([7], (600, 800))[0]
     hole = box_hole(600, 800, 70, 70, 120, 110) | box_hole(600, 800, 500, 400, 610, 500)
     monkeypatch.setattr(repairs, "AT_ONCE", 200_000)
-    repaired = repair_photo(photo, hole, model)
+    repaired = model_alone(photo, hole, model)
     assert np.array_equal(repaired[~hole], photo[~hole])
     crop = np.s_[0:208, 0:208]  # the block of 64 px around the first hole, and 1.25 of it to each side
-    assert np.array_equal(repaired[crop], repair_photo(photo[crop], hole[crop], model))
+    assert np.array_equal(repaired[crop], model_alone(photo[crop], hole[crop], model))
     far = photo.copy()
     far[250:, :300] = 0  # what is far from both holes does not matter
-    assert np.array_equal(repair_photo(far, hole, model)[hole], repaired[hole])
+    assert np.array_equal(model_alone(far, hole, model)[hole], repaired[hole])
 
 
 @pytest.mark.parametrize("shape", ["box", "wires"])
@@ -216,14 +218,14 @@ def test_a_hole_too_large_to_repair_at_once_is_repaired_at_a_reduced_size(shape,
     wires = np.add.outer(np.arange(301), np.arange(402)) % 50 < 4
     hole = wires if shape == "wires" else box_hole(301, 402, 90, 60, 330, 240)
     monkeypatch.setattr(repairs, "AT_ONCE", 60_000)
-    repaired = repair_photo(photo, hole, model)
+    repaired = model_alone(photo, hole, model)
     assert np.array_equal(repaired[~hole], photo[~hole])
     spoilt = np.where(hole[..., None], 255 - photo, photo)
-    assert np.array_equal(repair_photo(spoilt, hole, model)[hole], repaired[hole])
+    assert np.array_equal(model_alone(spoilt, hole, model)[hole], repaired[hole])
     mean = photo[~hole].mean(axis=0)
     if shape == "box":
         inside = box_hole(301, 402, 93, 63, 327, 237)  # of whole blocks, without the photo's own pixels
-        assert np.abs(repair_photo(photo, hole, "mean_fill")[inside] - mean).max() < 2
+        assert np.abs(model_alone(photo, hole, "mean_fill")[inside] - mean).max() < 2
     else:
         assert np.abs(repaired.astype(int) - photo)[hole].mean() < np.abs(mean - photo)[hole].mean()
 
@@ -233,7 +235,7 @@ def test_crops_look_beyond_what_is_unknown(model, monkeypatch):
     photo = np.full((400, 400, 3), 120, np.uint8)
     hole, unknown = box_hole(400, 400, 200, 200, 210, 210), box_hole(400, 400, 60, 60, 340, 340)
     monkeypatch.setattr(repairs, "AT_ONCE", 100_000)
-    repaired = repair_photo(np.where(unknown[..., None], np.uint8(0), photo), hole, Painter((0.5, 0.5, 0.5)), unknown)
+    repaired = model_alone(np.where(unknown[..., None], np.uint8(0), photo), hole, Painter((0.5, 0.5, 0.5)), unknown)
     assert np.abs(repaired[hole].astype(int) - 120).max() <= 8
     with pytest.raises(PhotoError, match="everything is hidden"):
-        repair_photo(photo, hole, model, ~hole)
+        model_alone(photo, hole, model, ~hole)

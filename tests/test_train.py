@@ -348,6 +348,8 @@ def test_data_or_weights_that_cannot_be_had_are_named_before_anything_is_written
     ("options", "message"),
     [
         ({"steps": 0}, "steps 0 is not positive"),
+        ({"seed": -1}, "seed -1 is out of range; use 0 to"),
+        ({"seed": 2**70}, "out of range"),
         ({"lr": float("nan")}, "lr nan is not positive and finite"),
         ({"val_share": float("nan")}, "val_share nan is not a share; use more than 0"),
         ({"warmup": 1.0}, "warmup 1.0 is not a share"),

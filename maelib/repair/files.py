@@ -35,6 +35,8 @@ class ReconstructConfig:
     """repair what is transparent"""
     boxes: tuple[tuple[int, int, int, int], ...] = ()
     """repair boxes: left top right bottom in pixels, right and bottom excluded; four numbers for each box"""
+    detail: float = 1.0
+    """share of the photo's own texture in the repair: 0 is the model alone, a blur; 1 is as sharp as the photo"""
     out: Path | None = None
     """file for the repaired photo, or folder (one that exists, or a name without suffix); by default the folder
     `repaired` beside the photos. NAME_mask.png and NAME_side_by_side.png are written beside it. All formats but JPEG
@@ -132,7 +134,7 @@ def _repair_file(config: ReconstructConfig, path: Path, out: Path, model: Masked
     hole = _find_hole(config, path, photo)
     if photo.alpha is not None:
         photos.check_output(out, photo.alpha[~hole])
-    repaired = repair_photo(photo.pixels, hole, model, photo.transparent)
+    repaired = repair_photo(photo.pixels, hole, model, photo.transparent, config.detail)
     pictures = photos.fill_hole(photo, repaired, hole), hole * np.uint8(255), side_by_side(photo.pixels, hole, repaired)
     for target, picture in zip(targets, pictures, strict=True):
         if target in missing:

@@ -17,6 +17,7 @@ from torch import Tensor
 from maelib.data.photos import check_hole
 from maelib.masking import mask_from_pixels
 from maelib.model import MaskedAutoencoder
+from maelib.repair.detail import add_detail
 
 MOST_HIDDEN = 0.4  # share of a tile's patches; beyond it a tile has too little to go by, and the coarser repair stays
 SHIFTS = 2  # positions of the patch grid along each axis, whose average hides the grid's edges
@@ -188,16 +189,21 @@ def _repair_by_model(photo: Tensor, hole: Tensor, model: MaskedAutoencoder) -> T
     return repaired
 
 
-def _repair_crop(photo: np.ndarray, hidden: np.ndarray, method: MaskedAutoencoder | str) -> np.ndarray:
-    """Repair what is `hidden` `(H, W)` of uint8 `(H, W, 3)`, at a reduced size where the whole would be too large."""
+def _repair_crop(
+    photo: np.ndarray, hole: np.ndarray, hidden: np.ndarray, method: MaskedAutoencoder | str, detail: float
+) -> np.ndarray:
+    """Repair the `hole` `(H, W)` of uint8 `(H, W, 3)`, of which more may be `hidden` `(H, W)`.
+
+    Where the whole would be too large, it is repaired at a reduced size.
+    """
     (height, width), factor, strips = hidden.shape, int(np.ceil((hidden.size / AT_ONCE) ** 0.5)), []
     if factor > 1:
         for top in range(0, height, 64 * factor):  # in strips, because Pillow copies what it reduces
             rows = slice(top, top + 64 * factor)
             visible = Image.fromarray(np.dstack([photo[rows], ~hidden[rows] * np.uint8(255)]))
             strips.append(np.asarray(visible.reduce(factor)))  # weighs colours by alpha: only visible pixels count
-        small = np.vstack(strips)
-        repaired = Image.fromarray(_repair_crop(small[..., :3], small[..., 3] == 0, method))
+        small, gap = np.vstack(strips), np.asarray(Image.fromarray(hole).convert("L").reduce(factor)) > 0
+        repaired = Image.fromarray(_repair_crop(small[..., :3], gap, small[..., 3] == 0, method, detail))
         box = (0, 0, width / factor, height / factor)
         return np.asarray(repaired.resize((width, height), Image.Resampling.BICUBIC, box))
     visible = np.where(hidden[..., None], np.uint8(0), photo)
@@ -207,6 +213,9 @@ def _repair_crop(photo: np.ndarray, hidden: np.ndarray, method: MaskedAutoencode
     else:
         filled = _repair_by_model(image, gap, method)
     filled = (filled.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()  # (C, H, W) -> (H, W, C)
+    if detail and not isinstance(method, str):
+        copied, _ = add_detail(visible, hole, filled, hidden)
+        filled = (filled + detail * (copied.astype(np.float32) - filled)).round().astype(np.uint8)
     if (visible == visible[..., :1]).all():  # a grey photo gets a grey repair
         filled = filled.mean(axis=2, keepdims=True).round().astype(np.uint8).repeat(3, axis=2)
     return filled
@@ -240,7 +249,11 @@ def _inside(box: np.ndarray) -> tuple[slice, slice]:
 
 @torch.no_grad()
 def repair_photo(
-    photo: np.ndarray, hole: np.ndarray, method: MaskedAutoencoder | str, unknown: np.ndarray | bool = False
+    photo: np.ndarray,
+    hole: np.ndarray,
+    method: MaskedAutoencoder | str,
+    unknown: np.ndarray | bool = False,
+    detail: float = 1.0,
 ) -> np.ndarray:
     """Fill the hole of one photo of any size; every other pixel stays as it is, to the bit.
 
@@ -257,6 +270,9 @@ def repair_photo(
         A model, or the name of one of `maelib.repair.classical.BASELINES`.
     unknown : ndarray, optional
         `(H, W)` bool, True = not looked at either, although it stays as it is, such as what is transparent.
+    detail : float
+        Share of `maelib.repair.detail.add_detail` in a model's repair: 0 is the model alone, which is blurred, and 1 is
+        as sharp as the photo. Halfway the squared error is lowest. Classical methods get no detail.
 
     Returns
     -------
@@ -267,14 +283,16 @@ def repair_photo(
     ------
     ValueError
         When the photo is not uint8 `(H, W, 3)`, or the hole has another size, or hides
-        nothing, or nothing is visible (`PhotoError`).
+        nothing, or nothing is visible (`PhotoError`), or `detail` lies outside [0, 1].
     """
+    if not 0 <= detail <= 1:
+        raise ValueError(f"detail {detail} is not a share; use 0 (the model alone) to 1 (as sharp as the photo)")
     if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3:
         raise ValueError(f"photo is {photo.dtype} of shape {photo.shape}; use uint8 (H, W, 3)")
     hidden = check_hole(check_hole(hole, photo.shape) | unknown, photo.shape)
     result = photo.copy()
     for box, crop in _find_crops(hole, hidden):
-        repaired = _repair_crop(photo[_inside(crop)], hidden[_inside(crop)], method)
-        here = _inside(box)
+        here, around = _inside(box), _inside(crop)
+        repaired = _repair_crop(photo[around], hole[around], hidden[around], method, detail)
         np.copyto(result[here], repaired[_inside(box - crop[0])], where=hole[here][..., None])
     return result

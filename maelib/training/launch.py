@@ -1,6 +1,7 @@
 """What a run computes on: device, precision, and the processes that share it."""
 
 import os
+import warnings
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,11 +32,14 @@ def make_accelerator(config: TrainConfig) -> "Accelerator":
             raise ValueError(f"the launcher asks for {name}, which maelib does not support; launch without it")
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     launched, auto = int(os.environ.get("WORLD_SIZE", 1)), os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-    if auto == "no" and native_bf16(device):
-        auto = "bf16"
+    precision = {"auto": auto, "float32": "no"}.get(config.precision, config.precision)
+    if auto not in ("no", precision):
+        warnings.warn(f"--precision {config.precision} overrides the launcher's {auto}", stacklevel=2)
+    if config.precision == "auto" and auto == "no" and native_bf16(device):
+        precision = "bf16"
     AcceleratorState._reset_state()  # an earlier run in this process may have used another precision
     accelerator = Accelerator(
-        mixed_precision={"auto": auto, "float32": "no", "bf16": "bf16"}[config.precision],
+        mixed_precision=precision,
         cpu=launched > 1 and device.type in ("cpu", "mps"),  # torchrun alone would leave each process on its own
         gradient_accumulation_steps=config.accumulate,
         log_with=config.track,

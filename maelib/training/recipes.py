@@ -89,6 +89,8 @@ class TrainConfig:
             raise ValueError(f"val_share {self.val_share} is not a share; use more than 0 and less than 1, such as 0.2")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup {self.warmup} is not a share of the steps; use 0 to below 1, such as 0.05")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed {self.seed} is out of range; use 0 to {2**32 - 1}")
         if self.track not in (None, "wandb"):
             raise ValueError(f"track {self.track!r} is not known; use wandb")
         if self.data is None and self.drawn == 0:
