@@ -1,0 +1,132 @@
+"""Detail: what is copied, from where, and how its seams are cut and blended."""
+
+import os
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from maelib.facades import draw_facade
+from maelib.repair.detail import add_detail
+from maelib.repair.photo import repair_photo
+from maelib.repair.seams import SEAM_WEIGHT, Scale, blend, expand, neighbours
+from maelib.weights import bundled_checkpoint, load_model
+
+WINDOW = np.random.default_rng(0).integers(40, 216, (16, 20, 3)).astype(np.uint8)
+
+
+def wall(height: int = 96, width: int = 120) -> np.ndarray:
+    """A facade of equal windows, one each 16 rows and 20 columns."""
+    return np.tile(WINDOW, (-(-height // 16), -(-width // 20), 1))[:height, :width]
+
+
+def box(shape: tuple[int, ...], top: int, bottom: int, left: int, right: int) -> np.ndarray:
+    hole = np.zeros(shape[:2], bool)
+    hole[top:bottom, left:right] = True
+    return hole
+
+
+def blurred(photo: np.ndarray, sigma: float = 2.0) -> np.ndarray:
+    """What a model repairs: the right colours without detail."""
+    return gaussian_filter(photo.astype(float), (sigma, sigma, 0)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("factor", [1, 4], ids=["one scale", "three scales"])
+def test_a_repeating_facade_is_restored(factor):
+    photo = wall().repeat(factor, axis=0).repeat(factor, axis=1)
+    hole = box(photo.shape, *(factor * np.array((30, 62, 37, 83))))
+    filled, confidence = add_detail(photo, hole, blurred(photo, 2 * factor))
+    assert np.abs(filled.astype(int) - photo)[hole].mean() < 2
+    assert confidence[hole].mean() > 0.5
+    assert not confidence[~hole].any()
+
+
+def test_what_is_hidden_plays_no_part_and_what_is_visible_stays():
+    photo = wall()
+    hole, unknown = box(photo.shape, 30, 62, 37, 83), box(photo.shape, 0, 96, 0, 22)
+    guide = blurred(photo)
+    filled, _ = add_detail(photo, hole, guide, unknown)
+    other = np.where((hole | unknown)[..., None], np.uint8((255, 0, 0)), photo)
+    again, _ = add_detail(other, hole, np.where(hole[..., None], guide, other), unknown)
+    assert np.array_equal(filled[~hole], photo[~hole])
+    assert np.array_equal(filled[hole], again[hole])
+
+
+def test_a_mirrored_copy_serves_where_no_other_does():
+    left = np.random.default_rng(1).integers(0, 256, (96, 60, 3)).astype(np.uint8)
+    photo = np.hstack([left, left[:, ::-1]])
+    hole = box(photo.shape, 30, 60, 75, 105)
+    filled, _ = add_detail(photo, hole, blurred(photo))
+    assert np.abs(filled.astype(int) - photo)[hole].mean() < 4
+
+
+def test_where_nothing_resembles_the_repair_the_confidence_is_low():
+    photo, hole = wall(), box((96, 120), 30, 62, 20, 100)
+    guide = blurred(photo)
+    guide[:, 60:] = (0, 255, 0)  # nothing visible is green
+    confidence = add_detail(photo, hole, np.where(hole[..., None], guide, photo))[1]
+    assert confidence[hole & (np.arange(120) > 65)].max() < confidence[hole & (np.arange(120) < 50)].mean() / 2
+
+
+def test_without_anything_to_copy_the_repair_stays():
+    photo, guide = wall(32, 40), np.full((32, 40, 3), 9, np.uint8)
+    hole = ~box(photo.shape, 0, 2, 0, 40)
+    with pytest.warns(UserWarning, match="nothing visible can be copied"):
+        filled, confidence = add_detail(photo, hole, guide)
+    assert (filled[hole] == 9).all()
+    assert not confidence.any()
+
+
+def test_threads_change_nothing():
+    code = (
+        "import hashlib; from maelib.facades import draw_facade; from test_detail import add_detail, blurred, box\n"
+        "photo = draw_facade(3, 96).image; hole = box(photo.shape, 20, 60, 30, 75)\n"
+        "print(hashlib.sha256(add_detail(photo, hole, blurred(photo, 4))[0]).hexdigest())"
+    )
+    results = set()
+    for threads in "12":
+        env = os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, env=env, capture_output=True)
+        assert run.returncode == 0, run.stderr
+        results.add(run.stdout)
+    assert len(results) == 1
+
+
+def test_the_share_of_detail_goes_from_the_model_to_the_copy():
+    photo, model = draw_facade(5, 96).image, load_model(bundled_checkpoint())
+    hole = box(photo.shape, 30, 60, 30, 66)
+    none, half, full = (repair_photo(photo, hole, model, detail=share) for share in (0, 0.5, 1))
+    assert np.abs((none[hole].astype(float) + full[hole]) / 2 - half[hole]).max() <= 0.5
+    assert np.array_equal(full[hole], add_detail(photo, hole, none)[0][hole])
+    with pytest.raises(ValueError, match=r"detail 1\.5 is not a share; use 0"):
+        repair_photo(photo, hole, model, detail=1.5)
+
+
+def test_a_cut_between_two_copies_is_the_best_there_is():
+    rng = np.random.default_rng(2)
+    where = np.ones((3, 3), bool)
+    pairs = neighbours(where)
+    for _ in range(20):
+        costs, looks = rng.random((2, 9)).astype(np.float32), rng.random((2, 9, 9)).astype(np.float32)
+
+        def energy(labels, costs=costs, looks=looks):
+            seams = sum(np.abs(looks[a, i] - looks[b, i]).sum() for p, q in zip(*pairs, strict=True)
+                        for a, b in [(labels[p], labels[q])] for i in (p, q))  # fmt: skip
+            return costs[labels, np.arange(9)].sum() + SEAM_WEIGHT * seams
+
+        best = min(energy(np.array(labels)) for labels in product((0, 1), repeat=9))
+        assert energy(expand(costs, looks, pairs, np.zeros(9, int))) == pytest.approx(best, abs=0.01)
+
+
+def test_a_blend_takes_the_gradients_of_the_copy_and_the_level_of_the_rim():
+    texture = np.random.default_rng(3).random((24, 48, 3)).astype(np.float32) * 0.2 + 0.2
+    photo = np.hstack([texture[:, :24], texture[:, :24] + 0.3])  # the right half is the left one, brighter
+    hole = box(photo.shape, 6, 18, 30, 42)
+    visible = ~hole
+    scale = Scale(photo * visible[..., None], visible, visible, hole, photo)
+    filled = blend(scale, np.array([(0, 0, -24)]), np.zeros(hole.shape, int))
+    assert np.abs(filled - photo[hole]).max() < 2e-3
