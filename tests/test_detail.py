@@ -130,3 +130,12 @@ def test_a_blend_takes_the_gradients_of_the_copy_and_the_level_of_the_rim():
     scale = Scale(photo * visible[..., None], visible, visible, hole, photo)
     filled = blend(scale, np.array([(0, 0, -24)]), np.zeros(hole.shape, int))
     assert np.abs(filled - photo[hole]).max() < 2e-3
+
+
+def test_a_copy_that_does_not_belong_ends_in_an_edge_and_is_not_smeared():
+    photo = np.zeros((24, 48, 3), np.float32)
+    photo[:, :24] = 0.9  # sky to the left of a dark roof
+    hole = box(photo.shape, 6, 18, 26, 38)
+    visible = ~hole
+    scale = Scale(photo * visible[..., None], visible, visible, hole, np.full_like(photo, 0.9))
+    assert np.abs(blend(scale, np.array([(0, 0, -24)]), np.zeros(hole.shape, int)) - 0.9).max() < 2e-3

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 SEAM_WEIGHT = 0.3  # cost of a difference of 1 across a seam; the other costs are in maelib.repair.detail
+EDGE = 0.8  # colours that differ more, summed over channels, meet in an edge: blending them would smear
 PULL = 0.004  # how much the blend holds to the repair's colours; the rest is gradients
 
 
@@ -154,14 +155,18 @@ def blend(scale: Scale, offsets: np.ndarray, labels: np.ndarray) -> np.ndarray:
         y, x = y.clip(0, height - 1), x.clip(0, width - 1)
         here = np.nonzero(inside & scale.hole[y, x])[0]
         there = number[y[here], x[here]]
-        own = copied[here] - colour(mine[here], y[here], x[here])
-        other = colour(mine[there], rows[here], cols[here]) - copied[there]
-        wanted[here] += (own + other) / 2
+        mine_there, theirs_here = colour(mine[here], y[here], x[here]), colour(mine[there], rows[here], cols[here])
+        fits = (_distance(copied[here], theirs_here) + _distance(copied[there], mine_there)) / 2 < EDGE
+        here, there, mine_there, theirs_here = here[fits], there[fits], mine_there[fits], theirs_here[fits]
+        wanted[here] += (copied[here] - mine_there + theirs_here - copied[there]) / 2
         links.append((here, there))
         rim = np.nonzero(inside & scale.visible[y, x])[0]
         top, left, seen, _ = source_of(scale, mine[rim], y[rim], x[rim])
         step = np.where((seen & scale.visible[top, left])[:, None], copied[rim] - scale.pixels[top, left], 0)
-        wanted[rim] += scale.pixels[y[rim], x[rim]] + step
+        aim = scale.pixels[y[rim], x[rim]] + step
+        fits = _distance(aim, copied[rim]) < EDGE
+        rim, aim = rim[fits], aim[fits]
+        wanted[rim] += aim
         degree[here] += 1
         degree[rim] += 1
     links = np.concatenate(links, axis=1)
