@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from maelib.facades import draw_facade
@@ -33,6 +35,20 @@ def box(shape: tuple[int, ...], top: int, bottom: int, left: int, right: int) ->
 def blurred(photo: np.ndarray, sigma: float = 2.0) -> np.ndarray:
     """What a model repairs: the right colours without detail."""
     return gaussian_filter(photo.astype(float), (sigma, sigma, 0)).astype(np.uint8)
+
+
+@pytest.mark.filterwarnings("ignore:nothing visible can be copied")
+@given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 1), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_any_hole_of_any_photo_is_filled_and_nothing_else(height, width, share, seed):
+    rng = np.random.default_rng(seed)
+    photo, guide = rng.integers(0, 256, (2, height, width, 3)).astype(np.uint8)
+    hole, unknown = rng.random((height, width)) <= share, rng.random((height, width)) < 0.1
+    filled, confidence = add_detail(photo, hole, guide, unknown)
+    assert np.array_equal(filled[~hole], photo[~hole])
+    assert confidence.min() >= 0
+    assert confidence.max() <= 1
+    assert not confidence[~hole].any()
 
 
 @pytest.mark.parametrize("factor", [1, 4], ids=["one scale", "three scales"])

@@ -125,7 +125,7 @@ def _find_offsets(scale: Scale, target: np.ndarray, blurred: np.ndarray) -> tupl
         around, guided = ((e + 0.1 * prior) / np.maximum(n + prior, 1) for e, n in ((error, count), inside))
         allowed = np.ones(error.shape, bool)
         if not mirrored:  # almost no offset: the hole itself
-            allowed[np.ix_((-2, -1, 0, 1, 2), (-2, -1, 0, 1, 2))] = False
+            allowed[np.ix_(*(np.arange(-2, 3) % side for side in error.shape))] = False
         reaches = allowed & (inside[1] > 0.15 * area)
         for score in (around, guided + 0.5 * around):
             found += [(mirrored, *o) for o in _lowest(np.where(reaches, score, np.inf), 12 if mirrored else 24)]
@@ -272,11 +272,12 @@ def add_detail(
         `(H, W)` float32 in [0, 1]: how well the copy fits the guide and the rim. It is 0 outside the hole, and where
         nothing visible could be copied.
     """
-    visible = ~(hole | unknown)
-    longest, area = max(hole.shape), max(1, int(hole.sum()))
-    halvings = max(0, int(np.ceil(np.log2(max(longest / LARGEST, (area / MOST_PIXELS) ** 0.5)) - 0.3)))
-    shapes = [tuple(max(8, round(side / 2**step)) for side in hole.shape) for step in range(halvings, -1, -1)]
-    filled = np.where(hole[..., None], guide, photo)
+    visible, filled = ~(hole | unknown), np.where(hole[..., None], guide, photo)
+    if not hole.any():
+        return filled, np.zeros(hole.shape, np.float32)
+    shrink = max(max(hole.shape) / LARGEST, (hole.sum() / MOST_PIXELS) ** 0.5)
+    halvings = max(0, int(np.ceil(np.log2(shrink) - 0.3)))
+    shapes = [tuple(min(s, max(8, round(s / 2**step))) for s in hole.shape) for step in range(halvings, -1, -1)]
     scales = (_make_scale(photo, hole, visible, guide, shape) for shape in shapes)
     scale = next(scales)
     offsets, labels, confidence = _first_labels(scale)
