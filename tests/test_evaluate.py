@@ -60,13 +60,10 @@ def test_holes_leave_border_fill_out_and_are_else_what_they_are(given):
     fill = evaluation.image_border_fill(mixed)
     assert list(fill.any(dim=(1, 2))) == [False] * 3 + [True] * 3
     touched = torch.nn.functional.max_pool2d(fill.float(), 8).bool().repeat_interleave(8, 1).repeat_interleave(8, 2)
+    photos, valid = (images, ~fill) if given else (mixed, None)
     for kind in HOLES:
         plain = evaluation.evaluation_holes(kind, images, 8)
-        hole = (
-            evaluation.evaluation_holes(kind, images, 8, ~fill)
-            if given
-            else evaluation.evaluation_holes(kind, mixed, 8)
-        )
+        hole = evaluation.evaluation_holes(kind, photos, 8, valid)
         assert torch.equal(hole[:3], plain[:3])
         assert not (hole & touched).any()
         assert hole.any(dim=(1, 2)).all()
@@ -121,14 +118,12 @@ HAND_MADE = [
 def test_table_states_each_models_margin_over_the_best_baseline():
     assert evaluation.best_baseline(HAND_MADE, "block 50%").method == "mirror"
     assert evaluation.best_baseline(HAND_MADE, "block 50%", "ssim").method == "telea"
-    lines = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in evaluation.evaluation_table(HAND_MADE).splitlines()
-    ]
+    table = evaluation.evaluation_table(HAND_MADE).splitlines()
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
     assert lines[0][1:] == list(HOLES)
     assert lines[2] == ["telea", "14.00 / 0.400 / 0.50", "15.00 / 0.400 / 0.50", "16.00 / 0.400 / 0.50"]
     assert lines[-1] == ["mine above the best", *["+2.50 dB (mirror) / -0.050 (telea)"] * 3]
-    assert len({len(line) for line in evaluation.evaluation_table(HAND_MADE).splitlines()}) == 1
+    assert len(set(map(len, table))) == 1
     assert len(evaluation.evaluation_table([score for score in HAND_MADE if score.method != "mine"]).splitlines()) == 4
 
 

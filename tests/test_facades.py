@@ -1,8 +1,7 @@
 """Drawn facades: what a seed promises, what the labels promise, and what the occluders promise."""
 
-import subprocess
-import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,17 +30,12 @@ def shares(facades: list[Facade]) -> dict[str, np.ndarray]:
     return dict(zip(LABELS, counts.T, strict=True))
 
 
-def same(one: Facade, other: Facade) -> bool:
-    arrays = ("image", "labels", "occluded", "occluder")
-    return one.style == other.style and all(np.array_equal(getattr(one, n), getattr(other, n)) for n in arrays)
-
-
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 2**64), height=SIDES, width=SIDES)
 def test_same_seed_draws_the_same_bits_at_any_size(seed: int, height: int, width: int):
     one = draw_facade(seed, (height, width), occluders=True)
     draw_facade(seed + 1, 32)  # nothing is carried over from a drawing in between
-    assert same(one, draw_facade(seed, (height, width), occluders=True))
+    np.testing.assert_equal(vars(one), vars(draw_facade(seed, (height, width), occluders=True)))
     assert one.image.shape == one.occluded.shape == (height, width, 3)
     assert one.labels.shape == one.occluder.shape == (height, width)
     assert one.image.dtype == one.occluded.dtype == one.labels.dtype == np.uint8
@@ -56,14 +50,6 @@ def test_largest_and_longest_sizes_are_drawn(size: int | tuple[int, int]):
     assert facade.image.shape[:2] == (size if isinstance(size, tuple) else (size, size))
     assert facade.occluder.mean() >= 0.02
     assert len(np.unique(facade.labels)) >= 4
-
-
-def test_another_process_draws_the_same_bits():
-    code = (
-        "from maelib.facades import draw_images; import sys; sys.stdout.buffer.write(draw_images([5, 6], 48).tobytes())"
-    )
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout
-    assert output == draw_images([5, 6], 48).tobytes()
 
 
 def test_a_seed_is_one_scene_at_every_size():
@@ -85,11 +71,8 @@ def test_draw_images_are_the_pictures_of_draw_facade():
 
 def test_asking_for_occluders_does_not_change_the_truth(facades: list[Facade]):
     for seed in range(20):
-        plain = draw_facade(seed, 64)
-        assert np.array_equal(plain.image, facades[seed].image)
-        assert np.array_equal(plain.labels, facades[seed].labels)
-        assert plain.occluded is None
-        assert plain.occluder is None
+        without = replace(facades[seed], occluded=None, occluder=None)
+        np.testing.assert_equal(vars(draw_facade(seed, 64)), vars(without))
 
 
 def test_occluders_change_pixels_under_their_mask_only(facades: list[Facade]):

@@ -85,9 +85,7 @@ def test_a_photo_that_is_all_transparent_is_a_bad_file(tmp_path, drawn):
         FolderImages(tmp_path, 64)[0]
 
 
-def test_a_missing_or_empty_folder_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="gone does not exist"):
-        FolderImages(tmp_path / "gone", 32)
+def test_an_empty_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no photo"):
         FolderImages(tmp_path, 32)
 
@@ -255,19 +253,17 @@ def test_numbers_of_facades_out_of_range_are_refused():
 @settings(max_examples=50)
 @given(st.integers(1, 20), st.integers(1, 30), st.integers(1, 12), st.integers(0, 99), st.data())
 def test_each_image_comes_once_an_epoch_and_a_resumed_run_continues_alike(count, size, steps, seed, draw):
-    order = [i for some in StepSampler(range(count), size, steps, seed) for i in some]
+    whole = list(StepSampler(range(count), size, steps, seed))
+    order = [i for some in whole for i in some]
     assert len(order) == steps * size
     for epoch in range(len(order) // count):
         assert sorted(order[epoch * count : (epoch + 1) * count]) == list(range(count))
     first = draw.draw(st.integers(0, steps))
     resumed = StepSampler(range(count), size, steps, seed, first)
-    assert [i for some in resumed for i in some] == order[first * size :]
-
-
-def test_the_parts_of_a_batch_are_all_of_it():
-    whole = list(StepSampler(range(24), 8, 6, seed=3))
-    parts = [list(StepSampler(range(24), 8, 6, 3, part=part)) for part in (slice(0, 4), slice(4, 8))]
-    assert [a + b for a, b in zip(*parts, strict=True)] == whole
+    assert list(resumed) == whole[first:]
+    cut = draw.draw(st.integers(0, size))
+    parts = (StepSampler(range(count), size, steps, seed, part=part) for part in (slice(cut), slice(cut, size)))
+    assert [a + b for a, b in zip(*parts, strict=True)] == whole  # what several processes take is all of it
 
 
 @pytest.mark.parametrize(("photos", "drawings", "share"), [(40, 2000, 0.5), (40, 2000, 0.2), (300, 1000, 0.75)])

@@ -126,16 +126,9 @@ def test_bad_input_is_named_with_its_cure(call, message):
 # ------------------------------------------------------------------------------- VGG19, around the hole and elsewhere
 
 
-@pytest.fixture(scope="module")
-def exact():
-    """VGG19 in float64, where two orders of summing agree to 12 digits. Random weights, too, see every border."""
-    return vgg19("random", dtype=torch.float64)
-
-
-@pytest.fixture(scope="module")
-def pair():
-    """Predictions and truths `(3, 3, 64, 64)`, float64."""
-    return torch.rand(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+# Two orders of summing agree to 12 digits in float64. Random weights, too, see every border.
+EXACT = vgg19("random", dtype=torch.float64)
+PAIR = torch.rand(2, 3, 3, 64, 64, generator=torch.Generator().manual_seed(3), dtype=torch.float64)  # guesses, truths
 
 
 def some_patches(*rows):
@@ -165,45 +158,45 @@ def value_and_gradient(pair, hole, features, window=1):
 
 @pytest.mark.parametrize("window", [1, 8])
 @pytest.mark.parametrize("name", HOLES)
-def test_the_crop_around_the_hole_gives_the_value_and_gradient_of_the_whole_image(name, exact, pair, window):
-    cropped, fast = value_and_gradient(pair, HOLES[name], exact, window)
-    whole, slow = value_and_gradient(pair, HOLES[name], lambda x: exact(x), window)  # says nothing of a margin
+def test_the_crop_around_the_hole_gives_the_value_and_gradient_of_the_whole_image(name, window):
+    cropped, fast = value_and_gradient(PAIR, HOLES[name], EXACT, window)
+    whole, slow = value_and_gradient(PAIR, HOLES[name], lambda x: EXACT(x), window)  # says nothing of a margin
     torch.testing.assert_close(cropped, whole, rtol=1e-12, atol=0)
     torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-9 * slow.abs().max().item())
     assert (slow.abs().sum(dim=1) > 0).equal(HOLES[name])
 
 
-def test_neither_the_truth_nor_a_weight_gets_a_gradient(exact, pair):
-    predicted, images = (x.clone().requires_grad_() for x in pair)
-    perceptual_loss(predicted, images, HOLES["one block"], exact).backward()
+def test_neither_the_truth_nor_a_weight_gets_a_gradient():
+    predicted, images = (x.clone().requires_grad_() for x in PAIR)
+    perceptual_loss(predicted, images, HOLES["one block"], EXACT).backward()
     assert predicted.grad.abs().sum() > 0
     assert images.grad is None
-    assert all(p.grad is None for p in exact.parameters())
+    assert all(p.grad is None for p in EXACT.parameters())
 
 
 @pytest.mark.parametrize(("size", "patch"), [(84, 14), (90, 10)])  # a patch, and an image, off the stride of 4
-def test_the_crop_is_right_for_patches_and_images_off_the_stride(exact, size, patch):
+def test_the_crop_is_right_for_patches_and_images_off_the_stride(size, patch):
     pair = torch.rand(2, 1, 3, size, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     rows = size // patch
     hole = mask_to_pixels(torch.arange(rows * rows)[None] == rows + 1, patch, (rows, rows))
-    whole = perceptual_loss(*pair, hole, lambda x: exact(x))
-    torch.testing.assert_close(perceptual_loss(*pair, hole, exact), whole, rtol=1e-12, atol=0)
+    whole = perceptual_loss(*pair, hole, lambda x: EXACT(x))
+    torch.testing.assert_close(perceptual_loss(*pair, hole, EXACT), whole, rtol=1e-12, atol=0)
 
 
-def test_the_margin_is_as_small_as_can_be_and_the_crop_no_larger(exact, pair, monkeypatch):
+def test_the_margin_is_as_small_as_can_be_and_the_crop_no_larger(monkeypatch):
     sizes = []
-    handle = exact.register_forward_pre_hook(lambda module, args: sizes.append(tuple(args[0].shape)))
-    right = perceptual_loss(*pair, HOLES["one patch"], exact)
+    handle = EXACT.register_forward_pre_hook(lambda module, args: sizes.append(tuple(args[0].shape)))
+    right = perceptual_loss(*PAIR, HOLES["one patch"], EXACT)
     handle.remove()
     assert sizes == [(3, 3, 32, 32)] * 2  # 8 px and 12 on each side; predictions and truths
-    monkeypatch.setattr(exact, "margin", exact.margin - exact.stride)
-    assert abs(perceptual_loss(*pair, HOLES["one patch"], exact) / right - 1) > 1e-6
+    monkeypatch.setattr(EXACT, "margin", EXACT.margin - EXACT.stride)
+    assert abs(perceptual_loss(*PAIR, HOLES["one patch"], EXACT) / right - 1) > 1e-6
 
 
-def test_bf16_features_give_nearly_the_same_loss_and_direction_in_float32(pair, exact):
+def test_bf16_features_give_nearly_the_same_loss_and_direction_in_float32():
     hole, short = HOLES["one block"], vgg19("random", dtype=torch.bfloat16)
-    value, gradient = value_and_gradient(pair.float(), hole, short)
-    expected, direction = value_and_gradient(pair, hole, exact)
+    value, gradient = value_and_gradient(PAIR.float(), hole, short)
+    expected, direction = value_and_gradient(PAIR, hole, EXACT)
     assert value.dtype == torch.float32
     assert value.item() == pytest.approx(expected.item(), rel=0.02)  # a bf16 number is right to 0.4%
     assert F.cosine_similarity(gradient.flatten().double(), direction.flatten(), dim=0) > 0.98

@@ -1,16 +1,13 @@
-"""The masked autoencoder, against timm and against what masking promises."""
+"""The masked autoencoder against what masking promises; `test_weights.py` compares it with other libraries' models."""
 
 from dataclasses import replace
-from functools import partial
 
 import pytest
-import timm
 import torch
-from timm.models.vision_transformer import Block as TimmBlock
 from tiny import TINY
 
 from maelib.masking import MASKS, mask_to_pixels, random_mask
-from maelib.model import CONFIGS, Block, MAEConfig, MaskedAutoencoder, attend
+from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder, attend
 from maelib.patches import patchify
 from maelib.transfer.compare import random_weights
 
@@ -35,27 +32,6 @@ def images_and_mask(batch: int = 3, size: tuple[int, int] = (32, 32)):
 @pytest.fixture(params=KINDS)
 def model(request):
     return random_weights(KINDS[request.param], 0)
-
-
-def test_our_block_is_timms_block_key_for_key():
-    theirs = TimmBlock(48, 3, qkv_bias=True, norm_layer=partial(torch.nn.LayerNorm, eps=1e-6))
-    ours = Block(48, 3)
-    ours.load_state_dict(theirs.state_dict())
-    x = torch.randn(2, 10, 48)
-    torch.testing.assert_close(ours(x), theirs(x))
-
-
-def test_with_nothing_hidden_the_encoder_is_timms_vision_transformer():
-    theirs = timm.create_model(
-        "vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=0
-    ).eval()
-    ours = random_weights(replace(KINDS["class token"], rotary=False), 0)
-    keys = ours.load_state_dict(theirs.state_dict(), strict=False)
-    assert not keys.unexpected_keys
-    assert all(key.startswith(("decoder_", "mask_token")) for key in keys.missing_keys)
-    images = images_and_mask()[0]
-    normalised = (images - ours.pixel_mean[:, None, None]) / ours.pixel_std[:, None, None]
-    torch.testing.assert_close(ours.encode(images), theirs.forward_features(normalised), atol=1e-5, rtol=1e-4)
 
 
 def test_the_content_of_hidden_patches_reaches_neither_prediction_nor_repair(model):
@@ -113,15 +89,10 @@ def test_a_repair_of_any_size_keeps_what_is_visible_and_lies_in_range(model, siz
     assert repaired.max() <= 1
 
 
-@pytest.mark.parametrize(
-    ("name", "millions", "decoder"),  # encoders of He et al. 2022: ViT-B 86, L 304, H 631; the original's whole model
-    [("vit_base", 85.8, 0), ("vit_large", 303.3, 0), ("vit_huge", 630.8, 0), ("facade_base", 14.7, 1)],
-)
-def test_named_configurations_have_their_size(name, millions, decoder):
+def test_the_originals_model_learns_14_7_million_weights():
     with torch.device("meta"):
-        model = MaskedAutoencoder(CONFIGS[name])
-    learned = {n: p.numel() for n, p in model.named_parameters() if p.requires_grad and (decoder or "deco" not in n)}
-    assert sum(learned.values()) / 1e6 == pytest.approx(millions, rel=0.004)
+        model = MaskedAutoencoder(CONFIGS["facade_base"])
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == pytest.approx(14.7e6, rel=0.004)
 
 
 MODEL, IMAGES, MASK = random_weights(SMALL, 0), torch.zeros(1, 3, 32, 32), torch.arange(16)[None] < 8

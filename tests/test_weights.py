@@ -23,6 +23,7 @@ from maelib.masking import random_mask
 from maelib.model import CONFIGS, MAEConfig, MaskedAutoencoder
 from maelib.patches import unpatchify
 from maelib.training.recipes import RECIPES
+from maelib.transfer.compare import random_weights
 from maelib.weights.checkpoint import CheckpointError, load_model, load_tensors, save_model, save_tensors, start_from
 from maelib.weights.published import OFFICIAL, is_decoder
 
@@ -42,11 +43,9 @@ def _vit_small(monkeypatch):
 
 def build(config: MAEConfig, seed: int = 0) -> MaskedAutoencoder:
     """A model in which no weight is left at a value that it shares with others, such as the biases' 0."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = MaskedAutoencoder(config).eval()
-        for parameter in model.parameters():
-            parameter.data += 0.02 * torch.randn_like(parameter)
+    model, generator = random_weights(config, seed), torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.data += 0.02 * torch.randn(parameter.shape, generator=generator)
     return model
 
 
@@ -443,7 +442,8 @@ def test_an_encoder_of_timm_computes_the_same_features(tmp_path):
     theirs = timm.create_model(
         "vit_base_patch16_224.mae", pretrained=False, img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4
     ).eval()  # fmt: skip
-    theirs.pos_embed.data.normal_()
+    for parameter in theirs.parameters():
+        parameter.data.normal_(std=0.3)  # large enough for every part to show
     ours = load_model(saved(theirs.state_dict(), tmp_path / "timm.pth"), need_decoder=False)
     images, normalised, *_ = batch(VIT)
     torch.testing.assert_close(ours.encode(images), theirs.forward_features(normalised), **CLOSE)
