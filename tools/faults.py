@@ -159,6 +159,20 @@ FAULTS = [
         ("05",),
     ),
     Fault(
+        "the corners of a turned crop leave the picture",
+        "data/augment",
+        "half = (self.scale[0] + (self.scale[1] - self.scale[0]) * u[2]).minimum(1 / reach)",
+        "half = self.scale[0] + (self.scale[1] - self.scale[0]) * u[2]",
+        ("05",),
+    ),
+    Fault(
+        "the colours of a repaired tile do not meet those around the hole",
+        "repair/photo",
+        "tiles = blend_seam(tiles, _predict(model, tiles, torch.stack(masks)), gaps)",
+        "tiles = _predict(model, tiles, torch.stack(masks))",
+        ("00",),
+    ),
+    Fault(
         "the probe's head ignores the mean that standardised its features",
         "transfer/classifier",
         "classifier.head.bias.copy_(bias - weight @ (mean / deviation))",

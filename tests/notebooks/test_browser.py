@@ -83,11 +83,11 @@ def move(page: object, output: object) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
-def test_the_widget_of_a_lesson_works_after_all_cells_ran(lab, browser, path: Path) -> None:
-    """Move the widget's control, and see its picture change, no error and no question."""
+def test_the_widgets_of_a_lesson_work_after_all_cells_ran(lab, browser, path: Path) -> None:
+    """Move each widget's control, and see its picture change, no error and no question."""
     address, token, root = lab
     name, notebook = f"{path.stem}.ipynb", nbformat.read(path, as_version=4)
-    (place,) = [i for i, cell in enumerate(notebook.cells) if "widget" in cell.metadata.get("tags", [])]
+    places = [i for i, cell in enumerate(notebook.cells) if "widget" in cell.metadata.get("tags", [])]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in code:
         cell.outputs, cell.execution_count = [], None
@@ -102,21 +102,22 @@ def test_the_widget_of_a_lesson_works_after_all_cells_ran(lab, browser, path: Pa
         page.get_by_text("(ipykernel) | Idle").wait_for()  # earlier it would ask which kernel to start
         page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
         page.wait_for_function(done, arg=len(code))
-        cell = page.locator(".jp-Notebook .jp-Cell").nth(place)
-        cell.scroll_into_view_if_needed()  # a cell out of sight has no layout
-        output = cell.locator(".jp-Cell-outputArea")
-        picture = output.locator("img.widget-image").first
-        picture.wait_for()
-        picture.scroll_into_view_if_needed()
-        page.wait_for_timeout(500)  # the page settles, so that the first change is ours
-        before = picture.screenshot()
-        for i in range(240):
-            if i % 20 == 0:  # again every 5 s: at some steps of a slider a lesson shows words and no picture
-                move(page, output)
-            if picture.screenshot() != before:
-                break
-            page.wait_for_timeout(250)
-        assert picture.screenshot() != before, "the picture does not change"
+        for place in places:
+            cell = page.locator(".jp-Notebook .jp-Cell").nth(place)
+            cell.scroll_into_view_if_needed()  # a cell out of sight has no layout
+            output = cell.locator(".jp-Cell-outputArea")
+            picture = output.locator("img.widget-image").first
+            picture.wait_for()
+            picture.scroll_into_view_if_needed()
+            page.wait_for_timeout(500)  # the page settles, so that the first change is ours
+            before = picture.screenshot()
+            for i in range(240):
+                if i % 20 == 0:  # again every 5 s: at some steps of a slider a lesson shows words and no picture
+                    move(page, output)
+                if picture.screenshot() != before:
+                    break
+                page.wait_for_timeout(250)
+            assert picture.screenshot() != before, "the picture does not change"
         red = "[data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type='application/vnd.jupyter.error']"
         assert page.locator(red).count() == 0
         assert page.get_by_text("Error displaying widget").count() == 0

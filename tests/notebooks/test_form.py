@@ -195,10 +195,12 @@ def test_predictions_are_asked_first_and_answered_by_results(path: Path) -> None
 
 
 @each_lesson
-def test_a_lesson_has_a_widget_beside_a_figure_that_needs_no_kernel(path: Path) -> None:
-    (widget,) = [i for i, cell in enumerate(CODE[path]) if "widget" in tags(cell)]
-    near = [out for cell in CODE[path][max(0, widget - 3) : widget + 4] for out in cell.outputs]
-    assert any("image/png" in out.get("data", {}) for out in near), "show a figure, at most three cells away"
+def test_a_lesson_has_a_widget_and_each_is_beside_a_figure_that_needs_no_kernel(path: Path) -> None:
+    widgets = [i for i, cell in enumerate(CODE[path]) if "widget" in tags(cell)]
+    assert widgets
+    for widget in widgets:
+        near = [out for cell in CODE[path][max(0, widget - 3) : widget + 4] for out in cell.outputs]
+        assert any("image/png" in out.get("data", {}) for out in near), "show a figure, at most three cells away"
 
 
 # --------------------------------------------------------------------------------------------------------- exercises
