@@ -163,7 +163,7 @@ FAULTS = [
         "transfer/classifier",
         "classifier.head.bias.copy_(bias - weight @ (mean / deviation))",
         "classifier.head.bias.copy_(bias)",
-        ("07",),
+        ("08",),
     ),
 ]
 
