@@ -177,7 +177,7 @@ FAULTS = [
         "transfer/classifier",
         "classifier.head.bias.copy_(bias - weight @ (mean / deviation))",
         "classifier.head.bias.copy_(bias)",
-        ("07",),
+        ("08",),
     ),
 ]
 

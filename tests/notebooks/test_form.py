@@ -31,7 +31,7 @@ PROSE = {path: [cell.source for cell in book.cells if cell.cell_type == "markdow
 SECTIONS = ["What you will be able to do", "Trap lab", "Exercises", "Key points", "Next", "References"]
 TAGS = {"setup", "widget", "nbval-ignore-output"}
 LONGEST_PROSE = 90  # words a cell
-NUMBERS = [f"{number:02}" for number in range(9)]
+NUMBERS = [f"{number:02}" for number in range(10)]
 COURSE_SECONDS = 20 * 60
 MACHINE = r"(?<![\w.])/(home|root|Users|tmp|work|usr)/|[A-Z]:\\|\b0x[0-9a-f]{6,}"
 

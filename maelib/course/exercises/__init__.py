@@ -2,6 +2,7 @@
 
 from maelib.course.exercises import (
     block_masking,
+    detail,
     evaluation,
     loss_design,
     model_building,
@@ -21,6 +22,7 @@ _NOTEBOOKS = (
     loss_design,
     training,
     evaluation,
+    detail,
     transfer,
     scaling_up,
 )

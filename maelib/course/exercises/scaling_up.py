@@ -1,4 +1,4 @@
-"""Exercises of notebook 08: cost, time, shards, rounding, weights of unequal pieces, accumulation."""
+"""Exercises of notebook 09: cost, time, shards, rounding, weights of unequal pieces, accumulation."""
 
 from collections.abc import Callable
 
@@ -93,7 +93,7 @@ def _padded_shard(count: int, workers: int, rank: int) -> Tensor:
 
 
 EXERCISES: dict[str, Exercise] = {
-    "08.1": Exercise(
+    "09.1": Exercise(
         cases=lambda: [(196, 256), (49, 768), (3136, 256)],
         solution=lambda tokens, dim: tokens / (tokens + 6 * dim),
         praise="Tokens against six times the width: it grows with the number of patches and not with the depth.",
@@ -116,7 +116,7 @@ EXERCISES: dict[str, Exercise] = {
             ),
         ),
     ),
-    "08.2": Exercise(
+    "09.2": Exercise(
         cases=lambda: [(10.0, 40.0, 8.0, 0.25), (0.5, 0.5, 0.1, 0.5)],
         solution=_images_within,
         praise="Rate times time over work: an estimate, as good as the share that you put in.",
@@ -134,7 +134,7 @@ EXERCISES: dict[str, Exercise] = {
             (lambda *a: _images_within(*a) / 1e3, "A factor of 1000 is missing: GFLOP are 1e9, TFLOP/s 1e12."),
         ),
     ),
-    "08.3": Exercise(
+    "09.3": Exercise(
         cases=lambda: [(torch.tensor([2, 6]),), (torch.tensor([98, 98, 49]),)],
         solution=lambda counts: counts / counts.sum(),
         praise="Weighted by what it averaged over, the mean of means is the mean.",
@@ -161,7 +161,7 @@ EXERCISES: dict[str, Exercise] = {
             ),
         ),
     ),
-    "08.4": Exercise(
+    "09.4": Exercise(
         cases=lambda: [(10, 4, 1), (10, 4, 3), (8, 2, 0)],
         solution=_shard,
         praise="Every index once, with no sample judged twice; the workers' counts may differ by one.",
@@ -185,7 +185,7 @@ EXERCISES: dict[str, Exercise] = {
             (lambda count, workers, rank: torch.arange(count), "This is the whole epoch: each worker takes a part."),
         ),
     ),
-    "08.5": Exercise(
+    "09.5": Exercise(
         cases=lambda: [(1.0, torch.bfloat16), (3.0, torch.bfloat16), (1.0, torch.float16)],
         solution=_stalls_at,
         praise="Sums of many numbers need a wider accumulator than the numbers themselves.",
@@ -209,7 +209,7 @@ EXERCISES: dict[str, Exercise] = {
             ),
         ),
     ),
-    "08.6": Exercise(
+    "09.6": Exercise(
         cases=_accumulations,
         solution=_whole,
         praise="A large batch on a small device: the same gradient, but for rounding.",

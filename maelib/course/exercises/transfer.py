@@ -1,4 +1,4 @@
-"""Exercises of notebook 07: pooling, standardising, paired gains, learning rates by layer, votes of neighbours."""
+"""Exercises of notebook 08: pooling, standardising, paired gains, learning rates by layer, votes of neighbours."""
 
 from collections.abc import Callable
 from typing import Any
@@ -93,7 +93,7 @@ def _winner(features: Tensor, targets: Tensor, queries: Tensor, classes: int, k:
 
 
 EXERCISES = {
-    "07.1": Exercise(
+    "08.1": Exercise(
         cases=_tokens,
         solution=lambda tokens, class_token: tokens[:, int(class_token) :].mean(dim=1),
         praise="One feature vector a picture, whether the encoder has a class token or not.",
@@ -124,7 +124,7 @@ EXERCISES = {
             ),
         ),
     ),
-    "07.2": Exercise(
+    "08.2": Exercise(
         cases=_sets,
         solution=_standardised(_mean, _deviation),
         praise="The test set had no say in the statistics.",
@@ -166,7 +166,7 @@ EXERCISES = {
             ),
         ),
     ),
-    "07.3": Exercise(
+    "08.3": Exercise(
         cases=_scores,
         solution=_gain(_standard_error),
         praise="What a seed does to both encoders cancels in the differences.",
@@ -191,7 +191,7 @@ EXERCISES = {
             (_gain(_standard_error, sign=-1), "The sign is reversed: a gain is pre-trained minus from scratch."),
         ),
     ),
-    "07.4": Exercise(
+    "08.4": Exercise(
         cases=_rates,
         solution=lambda depth, lr, decay: lr * decay ** torch.arange(depth + 1, -1, -1),
         praise="The layers nearest to the pixels, the most general ones, are disturbed least.",
@@ -224,7 +224,7 @@ EXERCISES = {
             ),
         ),
     ),
-    "07.5": Exercise(
+    "08.5": Exercise(
         cases=_neighbours,
         solution=_vote(_cosine),
         praise="A classifier without a single trained weight.",
