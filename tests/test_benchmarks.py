@@ -122,7 +122,8 @@ def test_the_sharpness_report_has_a_row_for_every_loss(tmp_path, monkeypatch):
 
 def test_the_detail_report_has_every_method_for_drawings_and_photos(tmp_path, folders, monkeypatch):
     monkeypatch.setattr(detail, "SIDES", dict.fromkeys(detail.SIDES, 64))
-    detail.main(detail.DetailConfig(None, folders["photos"], 2, 1, "random", page=True, out=tmp_path))
+    small = {"first": 2, "drawn": 2, "processes": 1, "vgg": "random", "page": True}
+    detail.main(detail.DetailConfig(photos=folders["photos"], **small, out=tmp_path))
     report = (tmp_path / "detail.md").read_text()
     methods = [detail.FULL, detail.HALF, *detail.CLASSICAL, detail.UNGUIDED]
     methods += [detail.RIVAL] * bool(detail.find_rival())
