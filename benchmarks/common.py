@@ -31,8 +31,9 @@ def machine() -> str:
 
 
 def command() -> str:
-    """What was typed, but for where the report goes."""
+    """What was typed, but for where the report goes and where other files lie."""
     words = [word for before, word in pairwise(sys.argv) if "--out" not in (before, word)]
+    words = [shown(Path(word)) if Path(word).is_absolute() else word for word in words]
     return shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words])
 
 

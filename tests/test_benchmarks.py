@@ -4,6 +4,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 
 import common
+import detail
 import failures
 import gpu
 import loader
@@ -39,10 +40,10 @@ def folders(tmp_path):
 
 
 def test_a_report_says_by_which_command_it_was_made(tmp_path, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["/x/benchmarks/speed.py", "--peers", "Hugging Face", "--out", str(tmp_path)])
+    monkeypatch.setattr("sys.argv", ["/x/speed.py", "/y/z", "--peers", "Hugging Face", "--out", str(tmp_path)])
     common.write_report(tmp_path / "a.md", "Title", ["", "text"])
     lines = (tmp_path / "a.md").read_text().splitlines()
-    assert lines[2].startswith("`python benchmarks/speed.py --peers 'Hugging Face'`. Machine: ")
+    assert lines[2].startswith("`python benchmarks/speed.py z --peers 'Hugging Face'`. Machine: ")
     assert lines[3:] == ["", "text"]
 
 
@@ -117,6 +118,22 @@ def test_the_sharpness_report_has_a_row_for_every_loss(tmp_path, monkeypatch):
     sharpness.main(config)
     assert all(f"| {loss} | " in (tmp_path / "sharpness.md").read_text() for loss in losses)
     assert (tmp_path / "sharpness.png").stat().st_size > 1000
+
+
+def test_the_detail_report_has_every_method_for_drawings_and_photos(tmp_path, folders, monkeypatch):
+    monkeypatch.setattr(detail, "SIDES", dict.fromkeys(detail.SIDES, 64))
+    small = {"first": 2, "drawn": 2, "processes": 1, "vgg": "random", "page": True}
+    detail.main(detail.DetailConfig(photos=folders["photos"], **small, out=tmp_path))
+    report = (tmp_path / "detail.md").read_text()
+    methods = [detail.FULL, detail.HALF, *detail.CLASSICAL, detail.UNGUIDED]
+    methods += [detail.RIVAL] * bool(detail.find_rival())
+    for name in (common.DRAWN, common.PHOTOS):
+        section = report.partition(f"## {name}: ")[2].partition("## ")[0]
+        assert all(section.count(f"| {method} | ") >= 2 for method in methods)
+        assert section.count(f"| {detail.MODEL} | ") == 1
+    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("detail.png", "detail_page.png"))
+    with pytest.raises(ValueError, match="image 3 is nearly all border fill"):
+        detail.find_hole("block", 3, torch.zeros(64, 64, dtype=torch.bool).numpy())
 
 
 def test_the_transfer_report_compares_every_row_and_says_when_nothing_was_gained(tmp_path, monkeypatch):
