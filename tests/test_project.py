@@ -154,10 +154,10 @@ def test_the_four_core_files_stay_small() -> None:
     assert total([path for name in ("patches", "masking", "model", "losses") for path in files_of(name)]) <= 520
 
 
-@pytest.mark.xfail(strict=True, reason="about 3,490 lines; the design asks for 3,300")
+@pytest.mark.xfail(strict=True, reason="about 3,490 lines; the design asks for 3,000, and 3,300 once marking is in too")
 def test_the_library_stays_small() -> None:
     apart = {"facades", "exercises"}
-    assert total([path for path in MODULES if not apart & set(path.relative_to(ROOT).parts)]) <= 3300
+    assert total([path for path in MODULES if not apart & set(path.relative_to(ROOT).parts)]) <= 3000
 
 
 def test_no_module_outgrows_one_reading() -> None:

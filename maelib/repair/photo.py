@@ -272,7 +272,7 @@ def repair_photo(
         `(H, W)` bool, True = not looked at either, although it stays as it is, such as what is transparent.
     detail : float
         Share of `maelib.repair.detail.add_detail` in a model's repair: 0 is the model alone, which is blurred, and 1 is
-        as sharp as the photo. Halfway the squared error is lowest. Classical methods get no detail.
+        as sharp as the photo. The squared error is lowest about halfway. Classical methods get no detail.
 
     Returns
     -------
