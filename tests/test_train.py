@@ -20,7 +20,7 @@ from maelib.training.log import read_log, write_log
 from maelib.training.optim import lr_scale, make_optimizers, parameter_groups
 from maelib.training.recipes import RECIPES, TrainConfig
 from maelib.training.resume import read_config
-from maelib.training.train import load_images, make_views, train
+from maelib.training.train import draw_views, load_images, make_views, train
 from maelib.training.validation import Validation
 from maelib.weights import CheckpointError, load_model, load_tensors
 
@@ -56,10 +56,10 @@ class StopAt(Augment):
         object.__setattr__(self, "calls", iter([False] * (call - 1) + [True] + [False] * 99))
         object.__setattr__(self, "number", number)
 
-    def draw(self, count, generator):
+    def apply(self, images, size, drawn):
         if next(self.calls):
             signal.raise_signal(self.number)
-        return super().draw(count, generator)
+        return super().apply(images, size, drawn)
 
 
 def weights(path):
@@ -100,11 +100,11 @@ def test_views_of_parts_are_the_parts_of_the_views(corners, config):
     config = replace(config, batch_size=8, augment=Augment(rotation=10, scale=(0.7, 1)), mask_ratio=(0.2, 0.8))
     images = FolderImages(corners, 32)
     batch = torch.stack([images[i] for i in range(8)])
-    whole = make_views(config, batch, step=5)
-    parts = [make_views(config, batch[part], 5, part) for part in (slice(0, 4), slice(4, 8))]
+    whole = make_views(config, batch, draw_views(config, step=5))
+    parts = [make_views(config, batch[part], draw_views(config, 5, part)) for part in (slice(0, 4), slice(4, 8))]
     for one, some in zip(whole, zip(*parts, strict=True), strict=True):
         torch.testing.assert_close(torch.cat(some), one)
-    assert not torch.equal(make_views(config, batch, step=6)[1], whole[1])
+    assert not torch.equal(make_views(config, batch, draw_views(config, step=6))[1], whole[1])
 
 
 @pytest.mark.parametrize("augment", [Augment(jitter=0), Augment(rotation=10, scale=(0.7, 1), jitter=0)])
@@ -117,7 +117,7 @@ def test_no_mask_hides_a_patch_that_holds_border_fill(corners, config, augment):
     batch[:, :3] = torch.where(fill, torch.tensor([255, 0, 255])[:, None, None], batch[:, :3].clamp(max=200))
     config = replace(config, batch_size=24, augment=augment, mask_ratio=(0.6, 0.9))
     for step in range(20):
-        x, mask, counts = make_views(config, batch, step)
+        x, mask, counts = make_views(config, batch, draw_views(config, step))
         assert mask.any(dim=1).all()
         assert (mask.sum(dim=1) <= counts).all()
         assert x[:, 0][mask_to_pixels(mask, 8, (4, 4))].max() <= 201 / 255
