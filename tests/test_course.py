@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from bs4 import BeautifulSoup
 from IPython.core.formatters import DisplayFormatter
 from matplotlib.figure import Figure
 
@@ -121,11 +122,14 @@ def test_an_answer_that_was_no_option_is_refused(name: str, answer: str) -> None
 # ----------------------------------------------------------------------------------------------- pictures and photos
 
 
-def test_a_figure_is_a_png_that_says_what_it_shows() -> None:
-    data, metadata = DisplayFormatter().format(figure(Figure(figsize=(1, 1)), alt="An empty figure."))
-    assert data["text/plain"] == "An empty figure."
-    assert metadata["image/png"] == {"alt": "An empty figure."}
-    assert data["image/png"].startswith("iVBORw0KGgo")  # PNG's first bytes in base64
+def test_a_figure_carries_its_caption_under_it_and_as_alt_text() -> None:
+    caption = 'Figure 1. An "empty" figure, 1 < 2.'
+    data, _ = DisplayFormatter().format(figure(Figure(figsize=(1, 1)), caption))
+    assert data.keys() == {"text/plain", "text/html"}, "the picture is stored once"
+    assert data["text/plain"] == caption
+    page = BeautifulSoup(data["text/html"], "html.parser")
+    assert page.img["alt"] == page.figcaption.text == caption
+    assert page.img["src"].startswith("data:image/png;base64,iVBORw0KGgo")  # PNG's first bytes
 
 
 def test_own_photos_lie_in_the_repository_or_else_beside_the_notebook(tmp_path, monkeypatch) -> None:
