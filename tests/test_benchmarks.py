@@ -1,6 +1,7 @@
 """Each script in benchmarks/ runs with tiny settings and writes its report, and what it compares is comparable."""
 
 import json
+import re
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -225,7 +226,11 @@ def test_the_gpu_report_has_every_kind_or_says_that_nothing_was_measured(tmp_pat
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: real(module, backend="eager"))
     monkeypatch.setitem(gpu.CONFIGS, "facade_base", SHAPE)
     gpu.main(gpu.GpuConfig(device="", out=tmp_path))
-    assert "Not measured: this machine has no GPU" in (tmp_path / "gpu.md").read_text()
+    report = (tmp_path / "gpu.md").read_text()
+    assert "Not measured: this machine has no GPU" in report
+    assert re.search(
+        r"takes \d+ GFLOP, and moves [\d.]+ GB .* allows [1-9]\d* images a second", " ".join(report.split())
+    )
     gpu.main(gpu.GpuConfig(device="cpu", batches=(2,), rounds=1, models=("facade_base",), side=64, out=tmp_path))
     report = (tmp_path / "gpu.md").read_text()
     assert all(f"| facade_base | {kind} |" in report for kind in gpu.KINDS)
