@@ -21,7 +21,7 @@ NBVAL  := -p nbval_settings --nbval --nbval-current-env --dist loadscope --no-lo
 .DELETE_ON_ERROR:
 STAGES := lint format floors tests notebooks
 .PHONY: help lab test test-all test-lowest setup weights environment notebooks notebooks-plain badges faults bench fuzz \
-        graph picture lock wheel clean $(STAGES:%=stage-%)
+        site graph picture lock wheel clean $(STAGES:%=stage-%)
 
 help:       ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## */make \1: /p' Makefile
@@ -83,6 +83,19 @@ fuzz: setup ## feed ten minutes of broken files to every reader; FUZZ_ARGS="--se
 	@[ -e $(VENV)/fuzz ] || { $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install) \
 	    --no-build-isolation -e '.[fuzz]' && touch $(VENV)/fuzz; } || echo "hypothesis works alone"
 	$(BIN)/python benchmarks/fuzz.py $(FUZZ_ARGS)
+
+# Three builds, none of which executes a notebook: the pages, one page of all to print, and each lesson's slides.
+SPHINX = $(BIN)/python -m sphinx -W -q -c docs -d dist/doctrees/$@
+site: setup ## build the web site in dist/site, from what is committed
+	@[ -e $(VENV)/docs ] || { $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install) \
+	    --no-build-isolation -e '.[docs]' && touch $(VENV)/docs; }
+	rm -rf dist/site
+	$(SPHINX) -b html . dist/site
+	$(SPHINX)/print -t one_page -b singlehtml . dist/site/print
+	$(SPHINX)/slides -t slides -b revealjs . dist/site/slides
+	sed 's/"#document-[^"#]*#/"#/g' dist/site/print/docs/index.html > dist/site/print/index.html
+	rm -r dist/site/print/docs
+	@echo "Open dist/site/index.html."
 
 graph: setup ## draw docs/house.png: the library's modules, their sizes and imports
 	$(BIN)/python tools/graph.py

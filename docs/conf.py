@@ -1,0 +1,118 @@
+"""The web site's settings; `make site` builds it from the repository's root, so that links work here as on GitHub.
+
+Nothing is executed: lessons show the outputs that are committed. Nothing is fetched by a reader's browser either:
+mathematics becomes MathML while building, and the theme brings its own fonts.
+"""
+
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+from docutils import nodes
+from latex2mathml.converter import convert
+from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell
+from sphinx.application import Sphinx
+
+ROOT = Path(__file__).absolute().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
+
+import build  # noqa: E402  (found through the path set above)
+
+project = "Repair a torn facade"
+author = "The Facade MAE course authors"
+version = release = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+language = "en"
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_revealjs"]
+root_doc = "docs/index"
+ONE_PAGE, SLIDES = tags.has("one_page"), tags.has("slides")  # noqa: F821  (Sphinx puts `tags` here)
+include_patterns = ["docs/**.md", "notebooks/**.ipynb", "benchmarks/results/*.md", "data/**.md", "*.md"]
+if SLIDES:
+    include_patterns = ["docs/index.md", "notebooks/*.ipynb"]
+exclude_patterns = ["README.md", ".*", "dist", "runs", "**/.ipynb_checkpoints"]
+
+myst_enable_extensions = ["dollarmath", "deflist", "colon_fence"]
+myst_heading_anchors = 3
+nb_execution_mode = "off"
+nb_merge_streams = True
+nb_ipywidgets_js = {}  # the outputs hold no widgets, whose script lies on another host
+default_role = "code"
+autodoc_default_options = {"members": True, "member-order": "bysource", "ignore-module-all": True}
+autodoc_typehints = "signature"
+napoleon_use_ivar = True
+html_math_renderer = "mathml"
+
+html_theme = "basic" if ONE_PAGE else "sphinx_book_theme"
+html_title = project
+html_copy_source = not (ONE_PAGE or SLIDES)
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_extra_path = ["_root"]
+html_js_files = [("site.js", {"defer": "defer"})]
+html_sourcelink_suffix = ""
+if ONE_PAGE:
+    html_sidebars = {"**": []}
+    html_use_index = html_domain_indices = False
+else:
+    html_theme_options = {
+        "repository_url": build.address(),
+        "use_repository_button": bool(build.address()),
+        "navbar_persistent": [],  # the search stands in the sidebar already
+    }
+revealjs_style_theme = "white"
+revealjs_static_path = ["_static"]
+revealjs_css_files = ["slides.css"]
+
+
+def mathml(translator, node: nodes.Element) -> None:
+    """Write an equation as MathML, which browsers draw without a script."""
+    block = isinstance(node, nodes.math_block)
+    translator.body.append(convert(node.astext(), display="block" if block else "inline"))
+    raise nodes.SkipNode
+
+
+def list_modules(match: re.Match) -> str:
+    """The lines that document the modules named in a room's page."""
+    return "\n".join(f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n" for name in match[1].split())
+
+
+BREAK = "```{revealjs-break}\n```\n\n"  # one slide more under the same heading
+
+
+def as_slides(notebook: NotebookNode) -> NotebookNode:
+    """A lesson as slides: each section with its first paragraph, its figures with their words, its predictions."""
+    slides = []
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and cell.source.startswith(("# ", "## ")):
+            text = "\n\n".join(cell.source.split("\n\n")[:2])
+            slides.append(re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", text))  # what links lead to has no slides
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "<figure" in data.get("text/html", ""):
+                slides.append(f"{BREAK}```{{raw}} html\n{data['text/html']}\n```")
+            elif data.get("text/plain", "").startswith("Predict "):
+                slides.append(BREAK + data["text/plain"].replace("\n  ( )", "\n\n-"))
+    notebook.cells = [new_markdown_cell(text) for text in slides]
+    notebook.metadata["orphan"] = True
+    return notebook
+
+
+def read(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Prepare a page before it is parsed; the files stay as they are."""
+    if SLIDES and docname == root_doc:
+        lessons = sorted(path.name for path in ROOT.glob("notebooks/*.ipynb"))
+        source[0] = "\n".join(["# Slides\n", *(f"- [](../notebooks/{name})" for name in lessons)])
+    elif docname.startswith("docs/library/"):
+        source[0] = re.sub(r"^modules: (.*)$", list_modules, source[0], flags=re.MULTILINE)
+    elif docname.startswith("notebooks/"):
+        notebook = nbformat.reads(source[0], as_version=4)
+        notebook.cells[0].source = build.ANY_BADGE.sub("", notebook.cells[0].source)
+        source[0] = nbformat.writes(as_slides(notebook) if SLIDES else notebook)
+
+
+def setup(app: Sphinx) -> None:
+    app.add_html_math_renderer("mathml", inline_renderers=(mathml, None), block_renderers=(mathml, None))
+    app.connect("source-read", read)
