@@ -1,14 +1,21 @@
 """Exercise checks, predictions, pictures and photos: what the lessons share."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from bs4 import BeautifulSoup
 from IPython.core.formatters import DisplayFormatter
 from matplotlib.figure import Figure
+from tiny import TINY
 
 import maelib.course
 from maelib.course import check, figure, own_photos, predict, reveal
 from maelib.course.check import Verdict, difference
+from maelib.course.diagram import architecture
 from maelib.course.exercises import EXERCISES
+from maelib.patches import patchify
+from maelib.transfer.compare import random_weights
 
 MISTAKES = [(name, *mistake) for name, exercise in EXERCISES.items() for mistake in exercise.mistakes]
 
@@ -121,11 +128,27 @@ def test_an_answer_that_was_no_option_is_refused(name: str, answer: str) -> None
 # ----------------------------------------------------------------------------------------------- pictures and photos
 
 
-def test_a_figure_is_a_png_that_says_what_it_shows() -> None:
-    data, metadata = DisplayFormatter().format(figure(Figure(figsize=(1, 1)), alt="An empty figure."))
-    assert data["text/plain"] == "An empty figure."
-    assert metadata["image/png"] == {"alt": "An empty figure."}
-    assert data["image/png"].startswith("iVBORw0KGgo")  # PNG's first bytes in base64
+def test_a_figure_carries_its_caption_under_it_and_as_alt_text() -> None:
+    caption = 'Figure 1. An "empty" figure, 1 < 2.'
+    data, _ = DisplayFormatter().format(figure(Figure(figsize=(1, 1)), caption))
+    assert data.keys() == {"text/plain", "text/html"}, "the picture is stored once"
+    assert data["text/plain"] == caption
+    page = BeautifulSoup(data["text/html"], "html.parser")
+    assert page.img["alt"] == page.figcaption.text == caption
+    assert page.img["src"].startswith("data:image/png;base64,iVBORw0KGgo")  # PNG's first bytes
+
+
+@pytest.mark.parametrize("class_token", [False, True])
+def test_the_architecture_states_the_shapes_that_the_model_computes(class_token: bool) -> None:
+    config = replace(TINY, class_token=class_token, decoder_embed_dim=2 * TINY.embed_dim)
+    model, images, mask = random_weights(config, 0), torch.rand(2, 3, *[config.img_size] * 2), torch.arange(2 * 16) % 16
+    shapes = [images.shape, patchify(images, config.patch_size).shape]
+    parts = [model.patch_embed, model.blocks[0], model.norm, model.decoder_embed, model.decoder_blocks[0]]
+    for part in [*parts, model.decoder_norm]:
+        part.register_forward_hook(lambda part, inputs, output: shapes.append(output.shape))
+    shapes += [model(images, mask.reshape(2, 16) < 5).shape, images.shape]
+    stated = [text.get_text() for axis in architecture(config, 5).axes for text in axis.texts]
+    assert [text for text in stated if text.startswith("(")] == [f"(B, {str(tuple(s))[4:]}" for s in shapes]
 
 
 def test_own_photos_lie_in_the_repository_or_else_beside_the_notebook(tmp_path, monkeypatch) -> None:

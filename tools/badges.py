@@ -1,7 +1,7 @@
 """Set the repository's address: `python tools/badges.py https://github.com/owner/name`, or `""` for none.
 
-The address goes into pyproject.toml, into every notebook's setup cell and into every lesson's badge. Nothing is
-executed and the outputs stay. The badges of a fork then open the fork's lessons in Colab.
+The address goes into pyproject.toml, into every notebook's setup cell and into its badge. Nothing is executed and the
+outputs stay. The badges of a fork then open the fork's notebooks in Colab.
 """
 
 import re

@@ -214,8 +214,9 @@ def planted(fault: Fault | None, root: Path = ROOT) -> Iterator[Path]:
 def first_failure(notebook: Path, folder: Path) -> str | None:
     """The first code cell of a notebook that fails with the package in `folder`; None when all pass."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-p", "no:cacheprovider", "-p", "nbval.plugin"]
-    command += ["--nbval", "--nbval-current-env", str(notebook)]
-    own = {"PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    command += ["-p", "nbval_settings", "--nbval", "--nbval-current-env", str(notebook)]
+    path = os.pathsep.join([str(folder), str(ROOT / "tools")])
+    own = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     environment = {**os.environ, **own}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if run.returncode == 0:

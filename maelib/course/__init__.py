@@ -1,4 +1,4 @@
-"""What the lessons share: checked exercises, predictions, pictures with alt text, the learner's own photos."""
+"""What the lessons share: checked exercises, predictions, pictures with captions, the learner's own photos."""
 
 import warnings
 from pathlib import Path

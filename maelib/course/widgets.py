@@ -1,7 +1,10 @@
-"""What a notebook shows: pictures with alt text, a grid of patches to paint on, knobs that redraw a figure."""
+"""What a notebook shows: pictures with captions, a grid of patches to paint on, knobs that redraw a figure."""
 
+import base64
+import html
 import io
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +12,6 @@ import anywidget
 import ipywidgets
 import torch
 import traitlets
-from IPython.display import Image
 from torch import Tensor
 
 from maelib.masking import mask_to_pixels
@@ -21,18 +23,30 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Picture(Image):
-    """A PNG image in a notebook that says in words what it shows, also where only text is shown."""
+@dataclass(frozen=True)
+class Picture:
+    """A PNG image and its caption: words under the image, which a screen reader speaks in its place.
+
+    JupyterLab and nbconvert give a plain `image/png` no alt text, so the image is shown as HTML.
+    """
+
+    png: bytes
+    caption: str
 
     def __repr__(self) -> str:
-        return self.metadata["alt"]
+        return self.caption
+
+    def _repr_html_(self) -> str:
+        words, source = html.escape(self.caption), base64.b64encode(self.png).decode()
+        image = f'<img alt="{words}" src="data:image/png;base64,{source}">'
+        return f'<figure style="margin: 0">{image}<figcaption aria-hidden="true">{words}</figcaption></figure>'
 
 
-def figure(drawing: "Figure", alt: str) -> Picture:
-    """Turn a figure of `maelib.plots` into a picture with alt text."""
+def figure(drawing: "Figure", caption: str) -> Picture:
+    """Turn a figure of `maelib.plots` into a picture with a caption, such as "Figure 3. Six facades and repairs."."""
     file = io.BytesIO()
     drawing.savefig(file, format="png")
-    return Picture(file.getvalue(), metadata={"alt": alt})  # Colab's IPython has no argument `alt`
+    return Picture(file.getvalue(), caption)
 
 
 def to_png(images: Tensor) -> bytes:
@@ -143,6 +157,6 @@ class Explorer(ipywidgets.VBox):
     def _show(self, change: object = None) -> None:
         try:
             drawing = self.draw(**{name: control.value for name, control in self.controls.items()})
-            self.picture.value, self.problem.value = figure(drawing, repr(self)).data, ""
+            self.picture.value, self.problem.value = figure(drawing, repr(self)).png, ""
         except ValueError as error:
             self.problem.value = str(error)

@@ -1,4 +1,4 @@
-"""The lessons' widgets in JupyterLab, moved by mouse and keyboard in a real browser."""
+"""The lessons in JupyterLab: widgets moved by mouse and keyboard in a real browser, and what a screen reader gets."""
 
 import contextlib
 import os
@@ -81,25 +81,51 @@ def move(page: object, output: object) -> None:
         output.locator(".noUi-handle").first.press("ArrowRight")
 
 
+@contextlib.contextmanager
+def opened(lab: tuple[str, str, Path], browser: object, notebook: nbformat.NotebookNode, name: str) -> Iterator[object]:
+    """The page of a notebook in JupyterLab, once its kernel is ready."""
+    address, token, root = lab
+    nbformat.write(notebook, root / f"{name}.ipynb")
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(1_200_000)  # milliseconds
+    try:
+        page.goto(f"{address}/lab/workspaces/{name}/tree/{name}.ipynb?token={token}")
+        page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
+        page.get_by_text("(ipykernel) | Idle").wait_for()  # earlier it would ask which kernel to start
+        yield page
+    finally:
+        page.close()
+
+
+@pytest.mark.slow
+def test_a_figure_has_a_caption_under_it_and_the_same_words_for_a_screen_reader(lab, browser) -> None:
+    """In a notebook as it is saved, which JupyterLab does not trust: it cleans the HTML before it shows it."""
+    notebook = nbformat.read(LESSONS[1], as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    shown = [output.data for cell in code for output in cell.outputs if "text/html" in output.get("data", {})]
+    with opened(lab, browser, notebook, "saved") as page:
+        for data in shown:
+            image = page.get_by_role("img", name=data["text/plain"], exact=True)
+            caption = page.locator("figcaption", has_text=data["text/plain"])
+            image.scroll_into_view_if_needed()
+            above, below = image.bounding_box(), caption.bounding_box()
+            assert above["width"] > 100
+            assert above["y"] + above["height"] <= below["y"]
+    assert len(shown) > 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_the_widgets_of_a_lesson_work_after_all_cells_ran(lab, browser, path: Path) -> None:
     """Move each widget's control, and see its picture change, no error and no question."""
-    address, token, root = lab
-    name, notebook = f"{path.stem}.ipynb", nbformat.read(path, as_version=4)
+    notebook = nbformat.read(path, as_version=4)
     places = [i for i, cell in enumerate(notebook.cells) if "widget" in cell.metadata.get("tags", [])]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     for cell in code:
         cell.outputs, cell.execution_count = [], None
-    nbformat.write(notebook, root / name)
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    page.set_default_timeout(1_200_000)  # milliseconds
     done = """count => [...document.querySelectorAll('.jp-CodeCell .jp-InputPrompt')]
         .filter(prompt => /^\\[\\d+\\]:$/.test(prompt.textContent.trim())).length == count"""
-    try:
-        page.goto(f"{address}/lab/workspaces/{path.stem}/tree/{name}?token={token}")
-        page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
-        page.get_by_text("(ipykernel) | Idle").wait_for()  # earlier it would ask which kernel to start
+    with opened(lab, browser, notebook, path.stem) as page:
         page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
         page.wait_for_function(done, arg=len(code))
         for place in places:
@@ -122,5 +148,3 @@ def test_the_widgets_of_a_lesson_work_after_all_cells_ran(lab, browser, path: Pa
         assert page.locator(red).count() == 0
         assert page.get_by_text("Error displaying widget").count() == 0
         assert page.get_by_text("Jupyter news").count() == 0
-    finally:
-        page.close()

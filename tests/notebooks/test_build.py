@@ -13,6 +13,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 ROOT = Path(__file__).parents[2]
 ADDRESS = "https://github.com/some-school/facades"
+HEAD = "# 01. Other\n\n**Run time:** 99 s on 2 CPU cores, no GPU."
 LESSON, SOLVED = "notebooks/00_small.ipynb", "notebooks/solutions/00_small.ipynb"
 
 
@@ -20,6 +21,7 @@ LESSON, SOLVED = "notebooks/00_small.ipynb", "notebooks/solutions/00_small.ipynb
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The files of a repository that the scripts touch: pyproject.toml, a lesson, its solution, a form test."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "README.md").write_text("| 01 other | 00 | 5 s | 1 GB | 3 |\n")
     (tmp_path / "tests" / "notebooks").mkdir(parents=True)
     (tmp_path / "tests" / "notebooks" / "test_form.py").write_text("def test_the_form_of_00_small():\n    pass\n")
     setup = new_code_cell("# to be filled in", metadata={"tags": ["setup"]})
@@ -52,14 +54,11 @@ def test_an_address_reaches_project_setup_cells_and_badges_and_nothing_else(copy
     for name, (head, setup, rest) in before.items():
         new_head, new_setup, new_rest = cells(copy, name)
         assert new_rest == rest
-        assert new_setup.source == setup.source.replace('address, wheels = ""', f'address, wheels = "{ADDRESS}"')
-        assert new_setup != setup
+        assert f'library = "maelib[classical] @ git+{ADDRESS}"' in new_setup.source
+        assert "git+" not in setup.source
         title, _, badge, *sentence = new_head.source.splitlines()
-        if name == LESSON:
-            assert re.fullmatch(rf"\[!\[Open in Colab\].*/github/some-school/facades/blob/main/{LESSON}\)", badge)
-            assert [title, *sentence] == head.source.splitlines()
-        else:
-            assert new_head == head
+        assert re.fullmatch(rf"\[!\[Open in Colab\].*/github/some-school/facades/blob/main/{name}\)", badge)
+        assert [title, *sentence] == head.source.splitlines()
 
     assert badges.main(["https://github.com/other/fork/"]) == 0
     assert b"some-school" not in b"".join(contents(copy))
@@ -103,18 +102,28 @@ def test_a_wrong_call_says_what_is_right_and_changes_nothing(copy: Path, capsys:
 
 def write_lesson(copy: Path, *sources: str) -> Path:
     path = copy / "notebooks" / "01_other.ipynb"
-    nbformat.write(new_notebook(cells=[new_markdown_cell("# 01. Other"), *map(new_code_cell, sources)]), path)
+    nbformat.write(new_notebook(cells=[new_markdown_cell(HEAD), *map(new_code_cell, sources)]), path)
     return path
 
 
 def test_a_build_executes_the_notebook_that_was_named(copy: Path, capfd: pytest.CaptureFixture) -> None:
     others, path = contents(copy), write_lesson(copy, "1 + 1", "3")
     build.main(["01_other"])
-    assert re.match(r"executing notebooks/01_other.ipynb \d+ s\n", capfd.readouterr().out)
-    _, *executed = cells(copy, f"notebooks/{path.name}")
+    said = re.match(r"executing notebooks/01_other.ipynb (\d0 s), ([\d.]+ GB)\n", capfd.readouterr().out)
+    head, *executed = cells(copy, f"notebooks/{path.name}")
+    assert head.source == HEAD.replace("99 s", "{} and {} of memory".format(*said.groups()))
+    assert (copy / "README.md").read_text() == "| 01 other | 00 | {} | {} | 3 |\n".format(*said.groups())
     assert [cell.outputs[0].data["text/plain"] for cell in executed] == ["2", "3"]
     assert [cell.execution_count for cell in executed] == [1, 2]
     assert contents(copy) == others
+
+
+@pytest.mark.parametrize(
+    ("seconds", "gigabytes", "said"),
+    [(2, 0.1, "10 s, 0.5 GB"), (54, 0.8, "50 s, 1 GB"), (56, 1.3, "1 minute, 1.5 GB"), (140, 2, "2.5 minutes, 2 GB")],
+)
+def test_run_times_and_memory_are_stated_in_coarse_steps(seconds: float, gigabytes: float, said: str) -> None:
+    assert ", ".join(build.stated(**build.rounded(seconds, int(gigabytes * 1e9)))) == said
 
 
 @pytest.mark.parametrize(

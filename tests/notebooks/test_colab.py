@@ -29,7 +29,8 @@ BROUGHT = (
 KEPT = ("torch", "torchvision", "numpy")
 STUB = "calls = []\n\n\ndef enable_custom_widget_manager():\n    calls.append(1)\n"
 LAST_CELL = """\
-import google.colab.output, importlib.metadata, json, maelib, torch, torchvision, numpy
+import anywidget, google.colab.output, importlib.metadata, json, maelib, torch, torchvision, numpy
+anywidget.AnyWidget()
 print(json.dumps({
     "versions": {m.__name__: importlib.metadata.version(m.__name__) for m in (torch, torchvision, numpy)},
     "files": [m.__file__ for m in (torch, torchvision, numpy, maelib)],
@@ -104,6 +105,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (packages / "google" / "colab").mkdir(parents=True)
     (packages / "google" / "colab" / "__init__.py").touch()
     (packages / "google" / "colab" / "output.py").write_text(STUB)
+    (packages / "colab.pth").write_text("import google.colab.output\n")  # Colab's kernels load it when they start
     kernel = tmp_path / "kernels" / "colab" / "kernel.json"
     kernel.parent.mkdir(parents=True)
     launch = [str(environment / "bin" / "python"), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
@@ -120,7 +122,7 @@ def check_on_colab(path: Path, packages: Path, folder: Path, address: str, cells
     notebook.cells = [*notebook.cells[cells], nbformat.v4.new_code_cell(LAST_CELL)]
     for cell in notebook.cells:
         if "setup" in cell.metadata.get("tags", []):
-            cell.source = build.SETUP.format(address=address)
+            cell.source = build.setup_cell(address)
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     kept = [packages / file for name in KEPT for file in distribution(name).files if (packages / file).is_symlink()]
@@ -148,8 +150,15 @@ def test_an_uploaded_wheel_serves_as_well(packages: Path, tmp_path: Path) -> Non
     check_on_colab(LESSONS[0], packages, tmp_path / "content", "", slice(5))
 
 
-def test_without_address_and_wheel_the_setup_cell_says_what_to_do(tmp_path, monkeypatch) -> None:
+def test_without_address_and_wheel_the_setup_cell_fails_at_a_line_that_says_what_to_do(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace(output=SimpleNamespace()))
-    with pytest.raises(SystemExit, match="Upload the wheel made by `make wheel`, or fill in the repository's address"):
-        exec(build.SETUP.format(address=""), {})
+    monkeypatch.setitem(sys.modules, "google.colab", SimpleNamespace())
+    with pytest.raises(ValueError) as raised:  # noqa: PT011
+        exec(build.setup_cell(""), {})
+    line = build.setup_cell("").splitlines()[raised.traceback[-1].lineno]
+    assert "first upload the wheel that `make wheel` builds" in line
+
+
+def test_elsewhere_the_setup_cell_does_nothing(monkeypatch) -> None:
+    monkeypatch.setattr(subprocess, "run", None)
+    exec(build.setup_cell("https://github.com/owner/name"), {})
