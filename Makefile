@@ -20,7 +20,7 @@ NBVAL  := -p nbval_settings --nbval --nbval-current-env --dist loadscope --no-lo
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 STAGES := lint format floors tests notebooks
-.PHONY: help lab test test-all test-lowest setup weights environment notebooks notebooks-plain badges faults bench fuzz \
+.PHONY: help lab test test-all test-lowest setup weights environment notebooks notebooks-plain publish faults bench fuzz \
         site graph picture lock wheel clean $(STAGES:%=stage-%)
 
 help:       ## list the commands
@@ -64,8 +64,8 @@ notebooks: setup ## execute and test the notebooks; NB="01_patching --check" pas
 notebooks-plain: setup ## test every notebook with torch's plain CPU kernels
 	ATEN_CPU_CAPABILITY=default $(PYTEST) $(NBVAL)
 
-badges: setup ## set the repository's address, for Colab: REPO=https://github.com/owner/name, REPO= for none
-	@$(BIN)/python tools/badges.py $(if $(filter undefined,$(origin REPO)),,'$(REPO)')
+publish: setup ## set the address for Colab, Binder and the site: REPO=https://github.com/owner/name, REPO= for none
+	@$(BIN)/python tools/publish.py $(if $(filter undefined,$(origin REPO)),,'$(REPO)')
 
 faults: setup ## plant faults in the library, one by one, and check that a notebook notices each
 	$(BIN)/python tools/faults.py
@@ -100,9 +100,12 @@ site: setup ## build the web site in dist/site, from what is committed
 graph: setup ## draw docs/house.png: the library's modules, their sizes and imports
 	$(BIN)/python tools/graph.py
 
-picture: setup ## run the README's example, which draws data/repair.png
+# The code in the texts makes the pictures beside it.
+picture: setup ## draw the pictures of the README and of the web site's first page
 	sed -n '/^```python$$/,/^```$$/p' README.md | sed '/^```/d' > $(VENV)/example.py
 	cd data && ../$(BIN)/python ../$(VENV)/example.py
+	sed -n '/^```python$$/,/^```$$/p' docs/index.md | sed '/^```/d' > $(VENV)/example.py
+	cd docs/_static && ../../$(BIN)/python ../../$(VENV)/example.py
 
 LOCKED := course classical wandb dev
 lock:       ## pin the environment anew (needs uv); LOCK_ARGS=--upgrade moves to newer versions

@@ -26,9 +26,9 @@ README = (ROOT / "README.md").read_text()
 MAKEFILE = dict(re.findall(r"^(\w+) *:= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 TOP_LEVEL = {
-    ".ci", ".github", ".gitignore", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile",
+    ".ci", ".github", ".gitignore", "binder", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile",
     "README.md", "benchmarks", "data", "docs", "environment.yml", "maelib", "notebooks", "pyproject.toml",
-    "requirements.lock", "tests", "tools",
+    "requirements.lock", "SECURITY.md", "tests", "tools",
 }  # fmt: skip
 # Packages that take seconds to import; the functions that need one import it.
 HEAVY = {
@@ -51,7 +51,7 @@ def test_every_requirement_is_locked_at_a_version_that_it_allows_and_by_hashes()
     pins = re.split(r"^(?=[a-z0-9])", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE)[1:]
     lock = {Requirement(pin.partition(" \\")[0]): pin for pin in pins}
     extras, locked = PROJECT["optional-dependencies"], MAKEFILE["LOCKED"].split()
-    assert extras.keys() - set(locked) == {"bench", "fuzz"}
+    assert extras.keys() - set(locked) == {"bench", "docs", "fuzz"}
     lines = PROJECT["dependencies"] + [line for name in locked for line in extras[name]]
     for requirement in map(Requirement, lines):
         pins = [pin for pin in lock if canonicalize_name(pin.name) == canonicalize_name(requirement.name)]
