@@ -89,7 +89,7 @@ SPHINX = $(BIN)/python -m sphinx -W -q -c docs -d dist/doctrees/$@
 site: setup ## build the web site in dist/site, from what is committed
 	@[ -e $(VENV)/docs ] || { $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install) \
 	    --no-build-isolation -e '.[docs]' && touch $(VENV)/docs; }
-	rm -rf dist/site
+	rm -rf dist/site dist/doctrees
 	$(SPHINX) -b html . dist/site
 	$(SPHINX)/print -t one_page -b singlehtml . dist/site/print
 	$(SPHINX)/slides -t slides -b revealjs . dist/site/slides

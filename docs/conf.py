@@ -50,9 +50,10 @@ html_title = project
 html_copy_source = not (ONE_PAGE or SLIDES)
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
-html_extra_path = ["_root"]
+html_extra_path = [] if ONE_PAGE or SLIDES else ["_root"]
 html_js_files = [("site.js", {"defer": "defer"})]
 html_sourcelink_suffix = ""
+LAUNCH = {"binderhub_url": "https://mybinder.org", "colab_url": build.COLAB}
 if ONE_PAGE:
     html_sidebars = {"**": []}
     html_use_index = html_domain_indices = False
@@ -60,6 +61,9 @@ else:
     html_theme_options = {
         "repository_url": build.address(),
         "use_repository_button": bool(build.address()),
+        "path_to_docs": "",
+        "repository_branch": "main",
+        "launch_buttons": LAUNCH if build.address() else {},
         "navbar_persistent": [],  # the search stands in the sidebar already
     }
 revealjs_style_theme = "white"
@@ -110,7 +114,11 @@ def read(app: Sphinx, docname: str, source: list[str]) -> None:
     elif docname.startswith("notebooks/"):
         notebook = nbformat.reads(source[0], as_version=4)
         notebook.cells[0].source = build.ANY_BADGE.sub("", notebook.cells[0].source)
-        source[0] = nbformat.writes(as_slides(notebook) if SLIDES else notebook)
+        if SLIDES:
+            notebook = as_slides(notebook)
+        elif not ONE_PAGE and "solutions" not in docname:
+            notebook.cells[0].source += f'\n\n<a href="../slides/{docname}.html">This lesson as slides</a>'
+        source[0] = nbformat.writes(notebook)
 
 
 def setup(app: Sphinx) -> None:

@@ -19,6 +19,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from PIL import Image
 
+import maelib
+
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "maelib").rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -146,6 +148,13 @@ def test_no_module_imports_a_heavy_package_before_it_is_used() -> None:
     assert not HEAVY & set(run.stdout.split())
 
 
+def test_the_names_most_used_come_from_the_package_and_load_nothing_before() -> None:
+    code = "import maelib as m, sys; print('torch' in sys.modules, *(getattr(m, name).__name__ for name in m.__all__))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", *maelib.__all__]
+    assert not hasattr(maelib, "reconstruct_photo")
+
+
 def total(paths: list[Path]) -> int:
     return sum(map(code_lines, paths))
 
@@ -191,7 +200,7 @@ def fenced(language: str) -> str:
 
 
 def test_the_readme_links_to_files_that_exist() -> None:
-    links = re.findall(r"\]\((?!https?:|#)([^)\s]+)\)|src=\"([^\"]+)\"", README)
+    links = re.findall(r"\]\((?!https?:|#)([^)\s#]+)[^)\s]*\)|src=\"([^\"]+)\"", README)
     assert not [name for name in (a or b for a, b in links) if not (ROOT / name).exists()]
 
 
