@@ -1,7 +1,7 @@
 """The web site's settings; `make site` builds it from the repository's root, so that links work here as on GitHub.
 
 Nothing is executed: lessons show the outputs that are committed. Nothing is fetched by a reader's browser either:
-mathematics becomes MathML while building, and the theme brings its own fonts.
+mathematics becomes MathML while building, and theme and `ziamath` bring the fonts.
 """
 
 import re
@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import nbformat
+import ziamath
 from docutils import nodes
 from latex2mathml.converter import convert
 from nbformat import NotebookNode
@@ -48,7 +49,7 @@ html_math_renderer = "mathml"
 html_theme = "basic" if ONE_PAGE else "sphinx_book_theme"
 html_title = project
 html_copy_source = not (ONE_PAGE or SLIDES)
-html_static_path = ["_static"]
+html_static_path = ["_static", str(Path(ziamath.__file__).parent / "fonts" / "STIXTwoMath-Regular.ttf")]
 html_css_files = ["site.css"]
 html_extra_path = [] if ONE_PAGE or SLIDES else ["_root"]
 html_js_files = [("site.js", {"defer": "defer"})]
@@ -74,13 +75,19 @@ revealjs_css_files = ["slides.css"]
 def mathml(translator, node: nodes.Element) -> None:
     """Write an equation as MathML, which browsers draw without a script."""
     block = isinstance(node, nodes.math_block)
-    translator.body.append(convert(node.astext(), display="block" if block else "inline"))
+    text = convert(node.astext(), display="block" if block else "inline")
+    bars = "&#x02016;"  # those of a norm, which would grow to the height of the fraction before them
+    translator.body.append(text.replace(f"<mo>{bars}", f'<mo stretchy="false">{bars}'))
     raise nodes.SkipNode
 
 
 def list_modules(match: re.Match) -> str:
-    """The lines that document the modules named in a room's page."""
-    return "\n".join(f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n" for name in match[1].split())
+    """The lines that document what a room's page names: modules, and packages with their modules."""
+    names = []
+    for name in match[1].split():
+        files = sorted((ROOT / name.replace(".", "/")).glob("[!_]*.py"))
+        names += [name, *(f"{name}.{file.stem}" for file in files)]
+    return "\n".join(f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n" for name in names)
 
 
 BREAK = "```{revealjs-break}\n```\n\n"  # one slide more under the same heading

@@ -155,6 +155,14 @@ def test_the_names_most_used_come_from_the_package_and_load_nothing_before() -> 
     assert not hasattr(maelib, "reconstruct_photo")
 
 
+def test_every_room_of_the_library_has_a_page_on_the_site() -> None:
+    pages = "\n".join(path.read_text() for path in ROOT.glob("docs/library/*.md"))
+    rooms = {path.stem for path in (ROOT / "maelib").iterdir() if not path.name.startswith("_")}
+    assert {
+        name.split(".")[1] for line in re.findall("^modules: (.*)", pages, re.MULTILINE) for name in line.split()
+    } == rooms
+
+
 def total(paths: list[Path]) -> int:
     return sum(map(code_lines, paths))
 
