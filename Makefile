@@ -94,7 +94,7 @@ site: setup ## build the web site in dist/site, from what is committed
 	$(SPHINX)/print -t one_page -b singlehtml . dist/site/print
 	$(SPHINX)/slides -t slides -b revealjs . dist/site/slides
 	sed 's/"#document-[^"#]*#/"#/g' dist/site/print/docs/index.html > dist/site/print/index.html
-	rm -r dist/site/print/docs
+	rm -rf dist/site/print/docs dist/site/jupyter_execute dist/jupyter_execute
 	@echo "Open dist/site/index.html."
 
 graph: setup ## draw docs/house.png: the library's modules, their sizes and imports
