@@ -21,7 +21,7 @@ NBVAL  := -p nbval_settings --nbval --nbval-current-env --dist loadscope --no-lo
 .DELETE_ON_ERROR:
 STAGES := lint format floors tests notebooks
 .PHONY: help lab test test-all test-lowest setup weights environment notebooks notebooks-plain publish faults bench fuzz \
-        site graph picture lock wheel clean $(STAGES:%=stage-%)
+        gpu site graph picture lock wheel clean $(STAGES:%=stage-%)
 
 help:       ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## */make \1: /p' Makefile
@@ -75,8 +75,10 @@ bench: setup ## measure speed, data loading and quality for time beside other li
 	    --no-build-isolation -e '.[bench]' && touch $(VENV)/bench; }
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/speed.py
-	$(BIN)/python benchmarks/gpu.py
 	$(BIN)/python benchmarks/time_to_quality.py
+
+gpu: setup ## compare a GPU with the CPU, time training on it, and train facade_base; MINUTES=8 bounds it
+	PATH="$(CURDIR)/$(BIN):$$PATH" tools/gpu.sh $(MINUTES)
 
 # Where atheris has no build, as on macOS, hypothesis works alone and the report says so.
 fuzz: setup ## feed ten minutes of broken files to every reader; FUZZ_ARGS="--seconds 60" passes through

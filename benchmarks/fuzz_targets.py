@@ -455,7 +455,7 @@ def _run() -> tuple[TrainConfig, MaskedAutoencoder, list[torch.optim.Optimizer]]
 
 def _read_state(path: Path) -> None:
     config, model, optimizers = _run()
-    runs.load_run(replace(config, out=path.parent), model, optimizers)
+    runs.load_run(replace(config, out=path.parent), model, optimizers, None)
 
 
 def _saved_state() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -464,7 +464,7 @@ def _saved_state() -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     sum(parameter.sum() for parameter in model.parameters() if parameter.requires_grad).backward()
     optimizer.step()
     with tempfile.TemporaryDirectory() as folder:
-        runs.save_run(replace(config, out=Path(folder)), model, [optimizer], 1, [[1.0, 1.0]], False)
+        runs.save_run(replace(config, out=Path(folder)), model, [optimizer], None, 1, [[1.0, 1.0]], False)
         return load_tensors(Path(folder, "state.safetensors"))
 
 

@@ -1,83 +1,169 @@
-"""How much of a GPU does training use? `python benchmarks/gpu.py`, beside Hugging Face's model.
+"""How much of a GPU does training use? `python benchmarks/gpu.py`, part of `make gpu` (extra `bench` for all peers).
 
-Forward, loss, backward and AdamW's step in bf16, 75% of the patches hidden. Without a GPU the report says that nothing
+Forward, loss, backward and AdamW's step in bf16, 75% of the patches hidden, beside other libraries. The report is
+written anew after each row, so that a run which is broken off loses nothing. Without a GPU the report says that nothing
 was measured; `--device cpu` tries the way there.
 """
 
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import tyro
-from common import RESULTS, write_report
+from common import RESULTS, now, write_report
 from peers import make_peer
-from speed import Step, in_turns, matmul_peak, step_flops
+from speed import Step, matmul_peak, step_flops
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from maelib.masking import random_mask
 from maelib.model import CONFIGS
 
+KINDS = ("maelib", "maelib, compiled", "Hugging Face", "lightly")
 EXPLANATION = """\
-Images a second, medians of {rounds} steps after 3 others, the kinds taking turns. TFLOP/s: the products of forward and
-backward; the share is of what a plain bf16 product of 8192 x 8192 reaches on the same card. "compiled" is
-`maelib train --compile`."""
+Images a second, medians of {rounds} steps after 3 others, with the batch, of those tried ({batches}), at which the
+uncompiled model is fastest. TFLOP/s: the products of forward and backward; the share is of what a plain bf16 product
+of {side} x {side} reaches on the same card. Peak: memory of the card. "compiled" is `maelib train --compile`; lightly
+is built from timm's blocks. Rows that the time did not reach are missing."""
+# Words in the names of kernels, and what such a kernel does. The first that occurs counts.
+KERNELS = {
+    "attention": ("flash", "fmha", "attention", "sdp"),
+    "matrix products": ("gemm", "cutlass", "nvjet", "cublas", "wgrad", "dgrad", "conv", "mm_"),
+    "optimizer": ("multi_tensor", "foreach", "adam"),
+    "fused by the compiler": ("triton",),
+    "copies": ("memcpy", "memset", "copy"),
+}
 
 
 @dataclass(frozen=True)
 class GpuConfig:
     """Time bf16 training steps on a GPU."""
 
+    minutes: float = 3.0
+    """no new row is begun after this time"""
     device: str = "cuda" if torch.cuda.is_available() else ""
     """where to compute; by default a GPU, or nowhere"""
-    batch_size: int = 128
-    """images a step"""
+    batches: tuple[int, ...] = (128, 256, 512)
+    """images a step to choose from"""
     rounds: int = 7
     """steps of each kind"""
-    models: tuple[str, ...] = ("facade_base", "vit_base", "vit_large", "vit_huge")
-    """named configurations"""
+    models: tuple[str, ...] = ("vit_large", "facade_base", "vit_base", "vit_huge")
+    """named configurations; the first is looked into with the profiler"""
+    kinds: tuple[str, ...] = KINDS
+    """libraries to compare"""
     side: int = 8192
     """of the matrices that give the peak"""
     out: Path = RESULTS
     """folder of the report"""
 
 
-def measure(config: GpuConfig, name: str, peak: float) -> list[str]:
-    """Rows of one configuration."""
+def make_step(config: GpuConfig, name: str, kind: str, batch: int) -> tuple[Step, list[Tensor]]:
+    """A step on random images, and masks for it."""
     shape = CONFIGS[name]
-    images = torch.rand(config.batch_size, 3, shape.img_size, shape.img_size, device=config.device)
-    masks = [
-        random_mask(len(images), shape.grid_size, 0.75, torch.Generator().manual_seed(i)).to(images.device)
-        for i in range(config.rounds + 1)
-    ]
-    kinds = {
-        kind: Step(make_peer(kind, shape), torch.bfloat16, images)
-        for kind in ("maelib", "maelib, compiled", "Hugging Face")
-    }
-    flops = step_flops(kinds["maelib"], masks[0])
-    in_turns(kinds, masks[:3])  # compiles, and settles the clocks
-    rows = []
-    for kind, (wall, _) in in_turns(kinds, masks).items():
-        rows.append(
-            f"| {name} | {kind} | {len(images) / wall:.0f} | {flops / wall / 1e12:.1f} | {flops / wall / peak:.0%} |"
-        )
-        print(rows[-1], flush=True)
-    return rows
+    images = torch.rand(batch, 3, shape.img_size, shape.img_size, device=config.device)
+    generators = (torch.Generator().manual_seed(i) for i in range(config.rounds))
+    masks = [random_mask(batch, shape.grid_size, 0.75, generator).to(config.device) for generator in generators]
+    return Step(make_peer(kind, shape), torch.bfloat16, images), masks
+
+
+def seconds(step: Step, masks: list[Tensor]) -> float:
+    """Median time of a step."""
+    for mask in (masks * 3)[:3]:  # compiles, and settles the clocks
+        step(mask)
+    times = []
+    for mask in masks:
+        began = now(mask.device)
+        step(mask)
+        times.append(now(mask.device) - began)
+    return statistics.median(times)
+
+
+def measure(config: GpuConfig, peak: float, end: float) -> Iterator[str]:
+    """Rows of the table, one a model and kind."""
+    cuda = config.device.startswith("cuda")
+    for name in config.models:
+        best, flops = None, 0.0
+        for kind in config.kinds:
+            rates: dict[int, tuple[float, float]] = {}
+            for batch in config.batches if best is None else (best,):
+                if time.monotonic() > end:
+                    return
+                with suppress(torch.cuda.OutOfMemoryError):
+                    if cuda:
+                        torch.cuda.empty_cache()
+                        torch.cuda.reset_peak_memory_stats()
+                    try:
+                        step, masks = make_step(config, name, kind, batch)
+                    except ImportError as error:
+                        yield f"| {name} | {kind} | not installed: {error.name} | | | | |"
+                        break
+                    rate = batch / seconds(step, masks)
+                    rates[batch] = rate, torch.cuda.max_memory_allocated() / 1e9 if cuda else 0.0
+                    if best is None and not flops:
+                        flops = step_flops(step, masks[0]) / batch
+                step = masks = None  # frees the card's memory
+            if rates:
+                batch = max(rates, key=lambda batch: rates[batch][0])
+                best, (rate, memory) = best or batch, rates[batch]
+                speed = f"{rate:.0f} | {rate * flops / 1e12:.3g} | {rate * flops / peak:.0%}"
+                yield f"| {name} | {kind} | {batch} | {speed} | {memory:.1f} |"
+
+
+def where_time_goes(config: GpuConfig, batch: int) -> Iterator[str]:
+    """Rows that say what the card does during compiled steps of the first model, largest share first."""
+    step, masks = make_step(config, config.models[0], "maelib, compiled", batch)
+    seconds(step, masks[:1])
+    cuda = config.device.startswith("cuda")
+    activity = ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU
+    spent_name = "self_device_time_total" if cuda else "self_cpu_time_total"
+    began = now(masks[0].device)
+    with profile(activities=[activity]) as profiler:
+        for mask in masks[:3]:
+            step(mask)
+        wall = 1e6 * (now(masks[0].device) - began)
+    times = dict.fromkeys([*KERNELS, "everything else"], 0.0)
+    for event in profiler.key_averages():
+        found = (kind for kind, words in KERNELS.items() if any(word in event.key.lower() for word in words))
+        times[next(found, "everything else")] += getattr(event, spent_name)
+    times["nothing: waiting for the program"] = max(0.0, wall - sum(times.values()))
+    for kind, spent in sorted(times.items(), key=lambda item: -item[1]):
+        yield f"| {kind} | {spent / wall:.0%} |"
 
 
 def main(config: GpuConfig) -> None:
     """Measure, and write `gpu.md`."""
-    lines = ["", "Not measured: this machine has no GPU that torch can use."]
-    if config.device:
-        peak = matmul_peak(torch.bfloat16, config.device, config.side)
-        lines = [
-            EXPLANATION.format(rounds=config.rounds),
-            "",
-            f"Batch {config.batch_size}; a plain product reaches {peak / 1e12:.1f} TFLOP/s.",
-            "",
-            "| shape | model | images/s | TFLOP/s | share |",
-            "|---|---|---|---|---|",
-            *(row for name in config.models for row in measure(config, name, peak)),
-        ]
-    write_report(config.out / "gpu.md", "Training on a GPU", lines)
+    lines: list[str] = []
+
+    def write(*more: str) -> None:
+        lines.extend(more)
+        write_report(config.out / "gpu.md", "Training on a GPU", ["", *lines])
+
+    if not config.device:
+        write("Not measured: this machine has no GPU that torch can use.")
+        return
+    end = time.monotonic() + 60 * config.minutes
+    peak = matmul_peak(torch.bfloat16, config.device, config.side)
+    batches = ", ".join(map(str, config.batches))
+    write(
+        EXPLANATION.format(rounds=config.rounds, batches=batches, side=config.side),
+        "",
+        f"A plain product reaches {peak / 1e12:.3g} TFLOP/s.",
+        "",
+        "| shape | model | batch | images/s | TFLOP/s | share | peak, GB |",
+        "|---|---|---|---|---|---|---|",
+    )
+    table: list[str] = []
+    for row in measure(config, peak, end):
+        write(row)
+        if row.startswith(f"| {config.models[0]} | {KINDS[1]} |"):
+            batch = int(row.split("|")[3])
+            table = [*where_time_goes(config, batch)]
+    head = f"What the card does during compiled steps of `{config.models[0]}`, profiled:"
+    write("", head, "", "| | share of the time |", "|---|---|", *table)
 
 
 if __name__ == "__main__":

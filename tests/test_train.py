@@ -13,16 +13,17 @@ from tiny import TINY, fill_folder, same, tiny_run
 from maelib.data.augment import Augment
 from maelib.data.images import FolderImages
 from maelib.losses import ReconstructionLoss
-from maelib.masking import hidden_count, mask_to_pixels
+from maelib.masking import block_mask, hidden_count, mask_to_pixels
 from maelib.model import CONFIGS, MaskedAutoencoder
 from maelib.perceptual import vgg19
+from maelib.repair.evaluate import drawn_test_images
 from maelib.training.log import read_log, write_log
-from maelib.training.optim import lr_scale, make_optimizers, parameter_groups
+from maelib.training.optim import lr_scale, make_optimizers, parameter_groups, take_step
 from maelib.training.recipes import RECIPES, TrainConfig
 from maelib.training.resume import read_config
-from maelib.training.train import load_images, make_views, train
+from maelib.training.train import draw_views, load_images, make_views, train
 from maelib.training.validation import Validation
-from maelib.weights import CheckpointError, load_model, load_tensors
+from maelib.weights import CheckpointError, bundled_checkpoint, load_model, load_tensors
 
 CPU = torch.device("cpu")
 
@@ -56,10 +57,10 @@ class StopAt(Augment):
         object.__setattr__(self, "calls", iter([False] * (call - 1) + [True] + [False] * 99))
         object.__setattr__(self, "number", number)
 
-    def draw(self, count, generator):
+    def apply(self, images, size, drawn):
         if next(self.calls):
             signal.raise_signal(self.number)
-        return super().draw(count, generator)
+        return super().apply(images, size, drawn)
 
 
 def weights(path):
@@ -77,6 +78,31 @@ def test_the_learning_rate_rises_to_its_maximum_and_falls_to_nearly_0():
     assert np.all(np.diff(scales[20:]) < 0)
     assert scales[-1] < 1e-3
     assert lr_scale(0, 10, 0.0) == 1
+
+
+def test_in_fp16_a_step_without_finite_gradients_is_skipped_and_counted():
+    scaler, model = torch.amp.GradScaler("cpu", init_scale=8.0), torch.nn.Linear(2, 1, bias=False)
+    optimizers, before = [torch.optim.SGD(model.parameters(), lr=1.0)], model.weight.detach().clone()
+    scaler.scale(1e38 * model.weight.sum() * 10).backward()  # overflows
+    assert take_step(optimizers, 0.5, scaler)
+    assert torch.equal(model.weight, before)
+    assert scaler.get_scale() == 4
+    scaler.scale(model.weight.sum()).backward()
+    assert not take_step(optimizers, 0.5, scaler)
+    torch.testing.assert_close(model.weight, before - 0.5)  # the factor is gone from the gradient
+
+
+def test_fp16_repairs_as_float32_does_and_trains_on_a_gpu_alone(config):
+    model, images = load_model(bundled_checkpoint()), drawn_test_images(96, 4)
+    mask = block_mask(4, (12, 12), 0.5, torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.float16):
+        half = model(images, mask)
+    assert half.dtype == torch.float32  # so is the loss
+    torch.testing.assert_close(half, model(images, mask), rtol=0, atol=0.02)
+    assert all(maps.isfinite().all() for maps in vgg19("random", dtype=torch.float16)(images))
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="fp16 needs a CUDA GPU, and this run computes on cpu; use bf16"):
+            train(replace(config, precision="fp16"))
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
@@ -100,11 +126,11 @@ def test_views_of_parts_are_the_parts_of_the_views(corners, config):
     config = replace(config, batch_size=8, augment=Augment(rotation=10, scale=(0.7, 1)), mask_ratio=(0.2, 0.8))
     images = FolderImages(corners, 32)
     batch = torch.stack([images[i] for i in range(8)])
-    whole = make_views(config, batch, step=5)
-    parts = [make_views(config, batch[part], 5, part) for part in (slice(0, 4), slice(4, 8))]
+    whole = make_views(config, batch, draw_views(config, step=5))
+    parts = [make_views(config, batch[part], draw_views(config, 5, part)) for part in (slice(0, 4), slice(4, 8))]
     for one, some in zip(whole, zip(*parts, strict=True), strict=True):
         torch.testing.assert_close(torch.cat(some), one)
-    assert not torch.equal(make_views(config, batch, step=6)[1], whole[1])
+    assert not torch.equal(make_views(config, batch, draw_views(config, step=6))[1], whole[1])
 
 
 @pytest.mark.parametrize("augment", [Augment(jitter=0), Augment(rotation=10, scale=(0.7, 1), jitter=0)])
@@ -117,7 +143,7 @@ def test_no_mask_hides_a_patch_that_holds_border_fill(corners, config, augment):
     batch[:, :3] = torch.where(fill, torch.tensor([255, 0, 255])[:, None, None], batch[:, :3].clamp(max=200))
     config = replace(config, batch_size=24, augment=augment, mask_ratio=(0.6, 0.9))
     for step in range(20):
-        x, mask, counts = make_views(config, batch, step)
+        x, mask, counts = make_views(config, batch, draw_views(config, step))
         assert mask.any(dim=1).all()
         assert (mask.sum(dim=1) <= counts).all()
         assert x[:, 0][mask_to_pixels(mask, 8, (4, 4))].max() <= 201 / 255

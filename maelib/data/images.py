@@ -10,9 +10,10 @@ import subprocess
 import sys
 import warnings
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -191,7 +192,10 @@ class DrawnImages(Dataset):
         return len(self.names)
 
     def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(np.array(self.pixels[index])).permute(2, 0, 1)  # (H, W, 4) -> (4, H, W)
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> Tensor:
+        return torch.from_numpy(self.pixels[indices]).permute(0, 3, 1, 2)  # (B, H, W, 4) -> (B, 4, H, W)
 
 
 _DRAW = """
@@ -317,17 +321,24 @@ def prefetch(
 
     Threads rather than processes: reading is mostly waiting, decoders release Python's lock, and nothing is copied. By
     default one thread for two cores, at most 4: photos gain from more, small arrays lose, since their threads queue
-    for the lock (see `benchmarks/loader.py`).
+    for the lock (see `benchmarks/loader.py`). Where there is a GPU, the images lie in pinned memory, from which they
+    travel while it computes.
     """
-    threads = threads or max(1, min(4, (os.cpu_count() or 1) // 2))
 
     def read(indices: list[int]) -> tuple[list[int], Tensor]:
-        return indices, torch.stack([images[i] for i in indices])
+        together = getattr(images, "__getitems__", None)  # PyTorch's name for reading a batch at once
+        batch = together(indices) if together else torch.stack([images[i] for i in indices])
+        return indices, batch.pin_memory() if torch.cuda.is_available() else batch
 
+    yield from ahead(read, sampler, threads or max(1, min(4, (os.cpu_count() or 1) // 2)))
+
+
+def ahead(function: Callable[[Any], Any], jobs: Iterable, threads: int) -> Iterator:
+    """Yield `function(job)` for each job, in order, computed by `threads` threads while earlier results are used."""
     pool, queue = ThreadPoolExecutor(threads), deque()
     try:
-        for indices in sampler:
-            queue.append(pool.submit(read, indices))
+        for job in jobs:
+            queue.append(pool.submit(function, job))
             if len(queue) > threads:
                 yield queue.popleft().result()
         while queue:

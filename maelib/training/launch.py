@@ -35,8 +35,12 @@ def make_accelerator(config: TrainConfig) -> "Accelerator":
     precision = {"auto": auto, "float32": "no"}.get(config.precision, config.precision)
     if auto not in ("no", precision):
         warnings.warn(f"--precision {config.precision} overrides the launcher's {auto}", stacklevel=2)
-    if config.precision == "auto" and auto == "no" and native_bf16(device):
-        precision = "bf16"
+    if config.precision == "auto" and auto == "no":
+        precision = "bf16" if native_bf16(device) else "fp16" if device.type == "cuda" else "no"
+    if precision == "fp16" and device.type != "cuda":
+        raise ValueError(
+            f"precision fp16 needs a CUDA GPU, and this run computes on {device.type}; use bf16 or float32"
+        )
     AcceleratorState._reset_state()  # an earlier run in this process may have used another precision
     accelerator = Accelerator(
         mixed_precision=precision,

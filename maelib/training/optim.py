@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 
@@ -45,3 +46,22 @@ def make_optimizers(
     plain = [{"params": decayed}, {"params": groups["rest"], "weight_decay": 0.0}]
     optimizers.append(torch.optim.AdamW(plain, lr=lr, weight_decay=weight_decay))
     return optimizers
+
+
+def take_step(optimizers: list[Optimizer], lr: float, scaler: GradScaler | None = None) -> bool:
+    """Take a step with learning rate `lr` and clear the gradients; return whether fp16 made an optimizer skip it.
+
+    In fp16 small gradients would vanish, so the loss is multiplied by the scaler's factor, which is taken out again
+    here (P. Micikevicius et al. 2018, section 3.2). Where a gradient is not finite, the step is skipped and the factor
+    halved.
+    """
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        scaler.step(optimizer) if scaler else optimizer.step()
+        optimizer.zero_grad()
+    if scaler is None:
+        return False
+    before = scaler.get_scale()
+    scaler.update()
+    return scaler.get_scale() < before

@@ -68,8 +68,8 @@ class TrainConfig:
     """applied to matrices only: norms, biases, tokens and positions do not decay"""
     warmup: float = 0.05
     """share of the steps over which the learning rate rises"""
-    precision: Literal["auto", "float32", "bf16"] = "auto"
-    """auto: bf16 where the device computes it natively"""
+    precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the device computes it natively, fp16 with scaled gradients on other GPUs, else float32"""
     seed: int = 0
     """seed of weights, order, masks and augmentation"""
     eval_every: int = 500

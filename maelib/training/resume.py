@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from maelib.files import from_json, read_json, write_atomic
 from maelib.training.recipes import TrainConfig, plain
@@ -23,7 +24,15 @@ STATES = ("state.safetensors", "state-1.safetensors")  # what resuming needs, th
 FREE = {"out", "resume", "steps", "eval_every", "val_images", "track", "accumulate", "compile"}
 
 
-def save_run(config: TrainConfig, model: nn.Module, optimizers: list, step: int, losses: list, best: bool) -> None:
+def save_run(
+    config: TrainConfig,
+    model: nn.Module,
+    optimizers: list,
+    scaler: GradScaler | None,
+    step: int,
+    losses: list,
+    best: bool,
+) -> None:
     """Write what resuming needs, the model, and, when it is the `best` so far, the model once more as that.
 
     Keeps the last two states. Each file is written whole or not at all. `losses` are those of the steps that no log row
@@ -42,7 +51,7 @@ def save_run(config: TrainConfig, model: nn.Module, optimizers: list, step: int,
     newer, older = (config.out / name for name in STATES)
     try:
         new = config.out / "new.safetensors"
-        save_tensors(new, state, {"step": step, "losses": losses})
+        save_tensors(new, state, {"step": step, "losses": losses, "scaler": scaler.state_dict() if scaler else {}})
         for name in ("best", "model") if best else ("model",):
             save_tensors(config.out / f"{name}.safetensors", model.state_dict(), metadata)
         if newer.exists():
@@ -82,8 +91,10 @@ def last_state(run: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
     raise CheckpointError(f"{run} holds no whole state to resume from; {cure}")
 
 
-def load_run(config: TrainConfig, model: nn.Module, optimizers: list) -> tuple[int, list[list[float]]]:
-    """Restore model and optimisers from the last whole state; return its step and the losses that no log row holds.
+def load_run(
+    config: TrainConfig, model: nn.Module, optimizers: list, scaler: GradScaler | None
+) -> tuple[int, list[list[float]]]:
+    """Restore a run from its last whole state; return its step and the losses that no log row holds.
 
     Raises
     ------
@@ -100,6 +111,8 @@ def load_run(config: TrainConfig, model: nn.Module, optimizers: list) -> tuple[i
                 if int(owner) == i:
                     entries.setdefault(int(parameter), {})[name] = tensor
             optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+        if scaler:
+            scaler.load_state_dict(metadata["scaler"])
         step = from_json(int, metadata["step"], "step")
         losses = from_json(tuple[tuple[float, ...], ...], metadata["losses"], "losses")
     except (LookupError, TypeError, ValueError, RuntimeError) as error:

@@ -1,20 +1,21 @@
 """Training: one readable loop, from images to a checkpoint, in one process or several."""
 
 import math
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import ConcatDataset, Dataset
 
-from maelib.data.images import DrawnImages, FolderImages, StepSampler, epoch_indices, prefetch, split
+from maelib.data.images import DrawnImages, FolderImages, StepSampler, ahead, epoch_indices, prefetch, split
 from maelib.losses import ReconstructionLoss
 from maelib.masking import MASKS, exclude_patches, mask_from_pixels
 from maelib.model import MaskedAutoencoder
 from maelib.perceptual import vgg19
 from maelib.training.launch import make_accelerator
 from maelib.training.log import read_log, reconstructions, save_figures, start_tracker, track_images, write_log
-from maelib.training.optim import lr_scale, make_optimizers
+from maelib.training.optim import lr_scale, make_optimizers, take_step
 from maelib.training.recipes import TrainConfig
 from maelib.training.resume import check_same_run, last_good, load_run, save_run, stop_requests, write_config
 from maelib.training.validation import Validation
@@ -38,22 +39,28 @@ def load_images(config: TrainConfig) -> tuple[Dataset, Dataset]:
     return train, val
 
 
-def make_views(config: TrainConfig, images: Tensor, step: int, part: slice = slice(None)) -> tuple[Tensor, ...]:
-    """What the model sees in a step: augmented images, their masks, and how many patches each mask was to hide.
+def draw_views(config: TrainConfig, step: int, part: slice = slice(None)) -> tuple[dict[str, Tensor], Tensor]:
+    """Random numbers of a step's augmentation, `(n, b)` each, and its masks `(b, N)`, for a `part` of the batch.
 
-    Random numbers are drawn for the whole batch and follow from seed and step. So the views do not depend on how
-    many processes share the batch, and a run that resumes sees what it would have seen.
-
-    Takes RGBA `images` `(b, 4, H, W)` uint8, which are the `part` of the batch that this process has; returns floats
-    `(b, 3, size, size)` in [0, 1], masks `(b, N)` bool, and counts `(b,)`.
+    They are drawn for the whole batch and follow from seed and step. So they do not depend on how many processes share
+    the batch, and a run that resumes sees what it would have seen.
     """
     generator = Generator().manual_seed(config.seed * 1_000_003 + step)
     drawn = config.augment.draw(config.batch_size, generator)
     low, high = config.mask_ratio
     ratio = low + (high - low) * torch.rand((), generator=generator).item()
-    mask = MASKS[config.mask](config.batch_size, config.model.grid_size, ratio, generator)[part].to(images.device)
-    drawn = {name: numbers[:, part] for name, numbers in drawn.items()}
-    images, valid = config.augment.apply(images, config.model.img_size, drawn)
+    mask = MASKS[config.mask](config.batch_size, config.model.grid_size, ratio, generator)[part]
+    return {name: numbers[:, part] for name, numbers in drawn.items()}, mask
+
+
+def make_views(config: TrainConfig, images: Tensor, drawn: tuple[dict[str, Tensor], Tensor]) -> tuple[Tensor, ...]:
+    """What the model sees in a step: augmented images, their masks, and how many patches each mask was to hide.
+
+    Takes RGBA `images` `(b, 4, H, W)` uint8 and what `draw_views` has `drawn` for them; returns floats
+    `(b, 3, size, size)` in [0, 1], masks `(b, N)` bool, and counts `(b,)`, all on the device of the images.
+    """
+    numbers, mask = drawn[0], drawn[1].to(images.device)
+    images, valid = config.augment.apply(images, config.model.img_size, numbers)
     return images, exclude_patches(mask, mask_from_pixels(~valid, config.model.patch_size)), mask.sum(dim=1)
 
 
@@ -89,18 +96,18 @@ def train(config: TrainConfig) -> Path:
         block.compile()
     model = accelerator.prepare(bare)
     optimizers = make_optimizers(bare, config.optimizer, config.lr, config.weight_decay)
-    optimizers = [accelerator.prepare_optimizer(optimizer) for optimizer in optimizers]
+    scaler = accelerator.scaler  # None but in fp16
     features = None
     with accelerator.local_main_process_first():  # the others find in the cache what it fetches or draws
         if config.perceptual_weight:
-            dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+            dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
             features = vgg19(config.vgg, config.vgg_layers, dtype).to(accelerator.device)
         images, val_images = load_images(config)
     loss_of = ReconstructionLoss(
         config.model, config.mse_weight, config.perceptual_weight, features, config.log_mse, config.vgg_window
     )
     validation = Validation(val_images, config, accelerator.device)
-    step, losses = load_run(config, bare, optimizers) if config.resume else (0, [])
+    skipped, (step, losses) = 0, load_run(config, bare, optimizers, scaler) if config.resume else (0, [])
     rows = [row for row in read_log(config.out / "log.csv") if row["step"] <= step]
     if accelerator.is_main_process:
         write_config(config)
@@ -114,8 +121,9 @@ def train(config: TrainConfig) -> Path:
     total, seen = config.steps * config.batch_size, step * config.batch_size
     bar = tqdm(total=total, initial=seen, unit="img", unit_scale=True, disable=not accelerator.is_main_process)
     with bar, stop_requests() as stop:
-        for indices, batch in prefetch(images, sampler):
-            views = make_views(config, batch.to(accelerator.device, non_blocking=True), step, mine)
+        drawn = ahead(partial(draw_views, config, part=mine), range(step, config.steps), threads=2)
+        for (indices, batch), numbers in zip(prefetch(images, sampler), drawn, strict=True):
+            views = make_views(config, batch.to(accelerator.device, non_blocking=True), numbers)
             terms = []
             for x, mask, count in zip(*(view.chunk(config.accumulate) for view in views), strict=True):
                 with accelerator.accumulate(model):
@@ -130,31 +138,27 @@ def train(config: TrainConfig) -> Path:
                 raise FloatingPointError(f"{fault}. Its images: {names}. {last_good(config)}")
             losses.append(values)
             lr = config.lr * lr_scale(step, config.steps, config.warmup)
-            for optimizer in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                optimizer.step()
-                optimizer.zero_grad()
+            skipped += take_step(optimizers, lr, scaler)
             step += 1
             bar.update(config.batch_size)
             if step % config.eval_every == 0 or step == config.steps:
                 means = torch.tensor(losses).mean(0).tolist()
                 row = {"step": step, "lr": lr}
                 row |= {f"train_{name}": mean for name, mean in zip(loss_of.names, means, strict=True)}
-                row |= validation(bare, loss_of)
+                row |= ({"skipped": skipped} if scaler else {}) | validation(bare, loss_of)
                 if not math.isfinite(row["val_loss"]):
                     raise FloatingPointError(f"step {step}: the validation loss is not finite. {last_good(config)}")
                 best = row["val_loss"] < min((other["val_loss"] for other in rows), default=math.inf)
                 rows.append(row)
                 if accelerator.is_main_process:
                     write_log(config.out / "log.csv", rows)
-                losses = []
+                losses, skipped = [], 0
                 bar.set_postfix({name: f"{value:.3g}" for name, value in row.items() if "psnr" in name})
                 if config.track:
                     accelerator.log(row, step=step)
                     track_images(accelerator, reconstructions(bare, validation, "block 25%"), step)
             if accelerator.is_main_process and (not losses or stopping):
-                save_run(config, bare, optimizers, step, losses, not losses and best)
+                save_run(config, bare, optimizers, scaler, step, losses, not losses and best)
             if stopping and step < config.steps:
                 raise KeyboardInterrupt
     if accelerator.is_main_process:
