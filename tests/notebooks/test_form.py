@@ -106,10 +106,10 @@ def test_the_course_is_complete_and_takes_twenty_minutes_at_most() -> None:
 
 def test_the_readme_states_what_the_lessons_cost() -> None:
     """A lesson's own head is written by the build, and compared with it below."""
-    readme = (ROOT / "README.md").read_text()
-    assert build.with_costs(readme) == readme, "run `make notebooks`"
+    table = (ROOT / "docs" / "teachers.md").read_text()
+    assert build.with_costs(table) == table, "run `make notebooks`"
     rows = [f"| {' | '.join(build.stated(**cost))} |" for cost in build.costs().values()]
-    assert re.findall(r"^\| \d\d [^|]*\|[^|]*(\| \d[^|]*\| [\d.]+ GB \|)", readme, re.MULTILINE) == rows
+    assert re.findall(r"^\| \d\d [^|]*\|[^|]*(\| \d[^|]*\| [\d.]+ GB \|)", table, re.MULTILINE) == rows
 
 
 # ------------------------------------------------------------------------------------------------------------- cells
