@@ -179,6 +179,13 @@ FAULTS = [
         "classifier.head.bias.copy_(bias)",
         ("08",),
     ),
+    Fault(
+        "copies are chosen without a look at what surrounds the hole",
+        "repair.detail",
+        "GUIDE_WEIGHT, RIM_WEIGHT, CONTEXT_WEIGHT = 1.5, 2.0, 3.0",
+        "GUIDE_WEIGHT, RIM_WEIGHT, CONTEXT_WEIGHT = 1.5, 2.0, 0.0",
+        ("07",),
+    ),
 ]
 
 
