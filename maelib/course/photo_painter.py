@@ -8,7 +8,7 @@ Jupyter's server closes the connection on a message of more than 10 MB.
 import io
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -156,8 +156,7 @@ class PhotoPainter(anywidget.AnyWidget):
         self.hole, self.saved = hole, []
         self.send({"kind": "repaired"}, [self._preview(self.repaired)])
 
-    def _passes(self, sizes: Iterable[Any], text: str, **_: Any) -> Iterator[Any]:
-        sizes = [*sizes]
+    def _passes(self, sizes: list[Any]) -> Iterator[Any]:
         for done, size in enumerate(sizes):
             text = f"Repairing, pass {done + 1} of {len(sizes)}"
             self.send({"kind": "progress", "text": text, "share": (done + 0.1) / (len(sizes) + 1)})

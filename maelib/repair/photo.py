@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from maelib.data.photos import check_hole
 from maelib.masking import mask_from_pixels
@@ -25,7 +24,7 @@ SHIFTS = 2  # positions of the patch grid along each axis, whose average hides t
 AT_ONCE = 24_000_000  # pixels that are repaired at once, which bounds the memory needed
 CONTEXT = 1.25  # what a crop shows on each side of a hole, in sizes of the hole
 BLOCK = 64  # px; holes in neighbouring blocks of this side are repaired together
-Progress = Callable[..., Iterable]  # called as `tqdm` is
+Progress = Callable[[list], Iterable]
 
 
 @torch.no_grad()
@@ -176,7 +175,7 @@ def _repair_by_model(photo: Tensor, hole: Tensor, model: MaskedAutoencoder, prog
     A finer pass starts from the coarser repair and predicts anew where its tiles see enough of the photo.
     """
     repaired = None
-    for size in progress(_sizes(tuple(hole.shape), model), "repairing", delay=2, leave=False):
+    for size in progress(_sizes(tuple(hole.shape), model)):
         small, share = _shrink(photo, hole, size)
         gap = share < 0.5
         if repaired is None:
@@ -261,7 +260,7 @@ def repair_photo(
     method: MaskedAutoencoder | str,
     unknown: np.ndarray | bool = False,
     detail: float = 1.0,
-    progress: Progress = tqdm,
+    progress: Progress = iter,
 ) -> np.ndarray:
     """Fill the hole of one photo of any size; every other pixel stays as it is, to the bit.
 
@@ -282,7 +281,7 @@ def repair_photo(
         Share of `maelib.repair.detail.add_detail` in a model's repair: 0 is the model alone, which is blurred, and 1 is
         as sharp as the photo. The squared error is lowest about halfway. Classical methods get no detail.
     progress : callable
-        Is handed the model's passes and a word for them, as `tqdm` is, and yields them one by one.
+        Is handed the sizes of the model's passes and yields them one by one; `tqdm` shows a bar.
 
     Returns
     -------

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import secrets
 import signal
 import socket
@@ -76,14 +77,18 @@ def opened(browser: object, address: str) -> Iterator[object]:
         page.close()
 
 
-def move(page: object, output: object) -> None:
-    """Paint over a canvas, or push the first slider a step, as a learner would."""
+def move(page: object, output: object, row: int = 0) -> None:
+    """Paint a stroke across a canvas, or push the first slider a step, as a learner would.
+
+    The same stroke again would take the first one back, so each has a `row` of its own.
+    """
     painted = output.locator("canvas")
     if painted.count():
         box = painted.bounding_box()
-        page.mouse.move(box["x"] + 5, box["y"] + 5)
+        y = box["y"] + 5 + 24 * row
+        page.mouse.move(box["x"] + 5, y)
         page.mouse.down()
-        page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + 5, steps=8)
+        page.mouse.move(box["x"] + box["width"] * 0.4, y, steps=8)
         page.mouse.up()
     else:
         output.locator(".noUi-handle").first.press("ArrowRight")
@@ -115,13 +120,13 @@ def test_the_widgets_of_a_lesson_work_after_all_cells_ran(lab, browser, path: Pa
             before = picture.screenshot()
             for i in range(240):
                 if i % 20 == 0:  # again every 5 s: at some steps of a slider a lesson shows words and no picture
-                    move(page, output)
+                    move(page, output, i // 20)
                 if picture.screenshot() != before:
                     break
                 page.wait_for_timeout(250)
             assert picture.screenshot() != before, "the picture does not change"
         red = "[data-mime-type='application/vnd.jupyter.stderr'], [data-mime-type='application/vnd.jupyter.error']"
-        assert page.locator(red).count() == 0
+        assert page.locator(red).filter(has_text=re.compile(r"\w")).count() == 0  # a bar that has gone leaves blanks
         assert page.get_by_text("Error displaying widget").count() == 0
         assert page.get_by_text("Jupyter news").count() == 0
 
