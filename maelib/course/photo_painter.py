@@ -177,7 +177,7 @@ class PhotoPainter(anywidget.AnyWidget):
         self._tell_saved()
 
     def _tell_saved(self) -> None:
-        self.send({"kind": "saved", "names": [path.name for path in self.saved], "folder": str(self.target)})
+        self.send({"kind": "saved", "names": [path.name for path in self.saved], "folder": str(self.target.resolve())})
 
     def download(self, which: int) -> None:
         """Send a saved file: 0 the repair, 1 the mask."""
