@@ -6,12 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from maelib.course.exercises.exercise import Exercise
+from maelib.course.exercises.exercise import Exercise, whole
 
 
-def _noise() -> list[tuple[Tensor, Tensor]]:
-    """Noise `(B, N)` and how many patches of each row to hide, `(B,)`."""
-    return [(torch.rand(3, 7, generator=Generator().manual_seed(1)), torch.tensor([3, 1, 5]))]
+def _noise(generator: Generator) -> list[tuple[Tensor, Tensor]]:
+    """Noise `(B, N)` and how many patches of each row to hide, `(B,)`; none and all; one row."""
+    counts = torch.randperm(5, generator=generator)[:3].sort().values + 1, torch.tensor([5, 0]), torch.tensor([2])
+    return [
+        (torch.rand(len(count), size, generator=generator), count)
+        for count, size in zip(counts, (7, 5, 4), strict=True)
+    ]
 
 
 def _ranks(noise: Tensor) -> Tensor:
@@ -19,12 +23,16 @@ def _ranks(noise: Tensor) -> Tensor:
     return noise.argsort(dim=1).argsort(dim=1)
 
 
-def _holes() -> list[tuple[Tensor, int]]:
-    """Pixel masks `(B, H, W)` that cover patches of 4 wholly, mostly, in one corner only, or at one pixel."""
-    hole = torch.zeros(2, 8, 12, dtype=torch.bool)
+def _holes(generator: Generator) -> list[tuple[Tensor, int]]:
+    """Pixel masks `(B, H, W)` and the side of a patch; patches hidden wholly, mostly, at one pixel; no hole; one row.
+
+    The first pixel mask covers patches of 4 wholly, mostly, in one corner only, or at one pixel.
+    """
+    hole = torch.rand(3, 8, 12, generator=generator) < torch.tensor([0, 0, 0.04])[:, None, None]
     hole[0, :4, :4], hole[0, 4:7, 4:8], hole[0, 0, 11] = True, True, True
     hole[1, 3:5, 3:5], hole[1, 6, 10] = True, True
-    return [(hole, 4)]
+    line = torch.rand(1, 3, 12, generator=generator) < 0.15
+    return [(hole, 4), (line, 3), (torch.zeros(1, 4, 6, dtype=torch.bool), 2)]
 
 
 def _pool(pool: Callable[..., Tensor], threshold: float) -> Callable[[Tensor, int], Tensor]:
@@ -44,23 +52,34 @@ def _corner(
     return block.flip(0) if from_the_end else block
 
 
-def _part_masks() -> list[tuple[Tensor, Tensor, int]]:
+def _part_masks(generator: Generator) -> list[tuple[Tensor, Tensor, int]]:
     """Masks `(B, N)` whose rows hide none, some, and `count` of their patches; noise `(B, N)`; the count."""
-    mask = torch.tensor([[0, 0, 0, 0, 0, 0, 0], [0, 1, 0, 0, 1, 0, 0], [1, 1, 0, 0, 1, 0, 1]]).bool()
-    generator = Generator().manual_seed(4)
-    return [(mask, torch.rand(3, 7, generator=generator), 4), (mask, torch.rand(3, 7, generator=generator), 5)]
+    cases = []
+    for counts, size, count, low in (([0, 2, 4], 7, 4, 0.98), ([3, 1], 9, 5, 0.01), ([1], 4, 2, 0.5)):
+        drawn, noise = torch.rand(2, len(counts), size, generator=generator)
+        mask = _ranks(drawn) < torch.tensor(counts)[:, None]
+        cases.append((mask, noise.where(~mask, low + 0.01 * noise), count))
+    return cases
+
+
+def _corners(generator: Generator) -> list[tuple[tuple[int, int], int, int]]:
+    """Grids, counts and widths: a partial line, the width of the grid, less than a line, one row."""
+    partial = 3 * whole(generator, 1, 4) + whole(generator, 1, 2)
+    return [((5, 6), partial, 3), ((4, 7), whole(generator, 6, 19), 5), ((3, 3), 3, 3), ((6, 4), 3, 4), ((1, 6), 2, 4)]
 
 
 def _fill_up(mask: Tensor, noise: Tensor, count: int | Tensor) -> Tensor:
     return _ranks(noise.masked_fill(mask, -1)) < count
 
 
-def _grids() -> list[tuple[Tensor, tuple[int, int]]]:
-    """Masks `(B, N)` of a grid that is not square: a block at the border, two lonely visible patches, a line."""
-    mask = torch.zeros(3, 5, 7, dtype=torch.bool)
-    mask[0, 0:4, 1:6], mask[1], mask[2, 2] = True, True, True
-    mask[1, 0, 0], mask[1, 4, 5] = False, False
-    return [(mask.flatten(1), (5, 7))]
+def _grids(generator: Generator) -> list[tuple[Tensor, tuple[int, int]]]:
+    """Masks `(B, N)` of grids that are not square: a block, two lonely visible patches, noise; one row; no hole."""
+    mask = torch.rand(3, 5, 7, generator=generator) < 0.8
+    mask[0], mask[0, 0:4, 1:6], mask[1] = False, True, True
+    mask[1, 0, whole(generator, 0, 3)], mask[1, 4, 5], mask[2, whole(generator, 0, 4), 2] = False, False, False
+    line = torch.ones(2, 6, dtype=torch.bool)
+    line[0, whole(generator, 0, 2)], line[1, 5] = False, False
+    return [(mask.flatten(1), (5, 7)), (line, (1, 6)), (torch.zeros(1, 6, dtype=torch.bool), (2, 3))]
 
 
 def _rings(
@@ -107,6 +126,16 @@ EXERCISES = {
                 "A threshold hides only about that many patches: rank the noise of each row to be exact.",
             ),
             (
+                lambda noise, counts: (
+                    noise <= noise.sort(dim=1).values.gather(1, (counts[:, None] - 1) % noise.shape[1])
+                ),
+                "With a count of 0 nothing may be hidden: index 0 - 1 picks the highest noise as the threshold.",
+            ),
+            (
+                lambda noise, counts: _ranks(noise) < counts.max(),
+                "All rows hide as many as the fullest: compare with counts[:, None], one number for each row.",
+            ),
+            (
                 lambda noise, counts: _ranks(noise) < counts[0],
                 "All rows hide as many as the first: compare with counts[:, None], one number for each row.",
             ),
@@ -134,13 +163,21 @@ EXERCISES = {
                 "reshape alone cuts strips, not patches: split both axes first, as in notebook 01.",
             ),
             (
+                lambda hole, patch_size: ~_pool(F.max_pool2d, 0)(hole, patch_size),
+                "This is inverted: True means hidden.",
+            ),
+            (
+                lambda hole, patch_size: _pool(F.max_pool2d, 0)(hole.mT, patch_size),
+                "The patches are numbered column by column: keep rows before columns.",
+            ),
+            (
                 lambda hole, patch_size: F.max_pool2d(hole[:, None].float(), patch_size)[:, 0].bool(),
                 "The grid is right: flatten its rows and columns into (B, N).",
             ),
         ),
     ),
     "02.3": Exercise(
-        cases=lambda: [((5, 6), 8, 3), ((4, 7), 12, 5), ((3, 3), 3, 3), ((6, 4), 3, 4)],
+        cases=_corners,
         solution=_corner,
         praise="A rectangle with one partial line hides any count exactly.",
         mistakes=(
@@ -169,6 +206,15 @@ EXERCISES = {
             (
                 lambda grid, count, width: torch.arange(grid[0] * grid[1]) >= grid[0] * grid[1] - count,
                 "The last count patches run over the whole width: a line of the block is width patches long.",
+            ),
+            (
+                lambda grid, count, width: _corner(grid, count, width, lambda count, width: count + 1),
+                "This hides one patch too many: places are numbered from 0, so exactly count of them are below count.",
+            ),
+            (lambda grid, count, width: ~_corner(grid, count, width), "This is inverted: True means hidden."),
+            (
+                lambda grid, count, width: _corner(grid[::-1], count, width),
+                "Rows and columns are swapped: `grid` is (rows, cols).",
             ),
             (
                 lambda grid, count, width: _corner(grid, count, width).reshape(grid),

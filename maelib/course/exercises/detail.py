@@ -3,18 +3,27 @@
 from collections.abc import Callable
 
 import numpy as np
+from torch import Generator
 
-from maelib.course.exercises.exercise import Exercise
+from maelib.course.exercises.exercise import Exercise, whole
+
+
+def _numpy(generator: Generator) -> np.random.Generator:
+    return np.random.default_rng(whole(generator, 0, 2**31))
+
 
 # ------------------------------------------------------------------------------------------------------ 07.1: energy
 
 
-def _labellings() -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Costs `(K, n)` of n pixels in a row, labels `(n,)`, and costs `(n - 1,)` of a seam: three, two, no border."""
-    costs = np.array([[0.5, 1.0, 2.0, 1.5, 0.25], [2.0, 0.75, 0.5, 1.0, 3.0], [1.25, 4.0, 1.0, 0.5, 2.5]])
-    seams = np.array([0.5, 2.0, 0.25, 3.0])
-    labels = ([0, 1, 1, 2, 0], [2, 2, 0, 1, 1], [1, 1, 1, 1, 1])
-    return [(costs.copy(), np.array(some), seams.copy()) for some in labels]
+def _labellings(generator: Generator) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Costs `(K, n)` of n pixels in a row, labels `(n,)`, costs `(n - 1,)` of a seam; no border; one pixel."""
+    rng, cases = _numpy(generator), []
+    for labels in ([0, 2, 2, 1, 0], [1, 1, 1, 1], [0]):
+        count = len(labels)
+        cases.append(
+            (rng.random((3, count)) * 4, (np.array(labels) + rng.integers(3)) % 3, rng.random(count - 1) + 0.2)
+        )
+    return cases
 
 
 def _energy(costs: np.ndarray, labels: np.ndarray, seams: np.ndarray) -> float:
@@ -28,14 +37,16 @@ def _fit(costs: np.ndarray, labels: np.ndarray) -> float:
 # ----------------------------------------------------------------------------------------------------- 07.2: offsets
 
 
-def _moves() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Holes `(H, W)` and offsets `(K, 2)`, down and right: a box, an L, and a hole at the photo's corner."""
+def _moves(generator: Generator) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Holes `(H, W)` and offsets `(K, 2)`, down and right: a box, an L, a hole at the photo's corner, no hole."""
+    rng = _numpy(generator)
     offsets = [(0, 0), (0, 4), (0, -3), (3, 0), (-2, 0), (0, 6), (1, 1), (-3, 4), (2, -4), (0, 3), (4, 0), (-1, -3)]
     box, bent, corner = (np.zeros((8, 12), bool) for _ in range(3))
-    box[3:5, 3:6] = True
+    box[3:5, 3:6] = box[5, rng.integers(3, 6)] = True
     bent[2:5, 3:5] = bent[4, 3:7] = True
     corner[:2, :3] = True
-    return [(hole, np.array(offsets)) for hole in (box, bent, corner)]
+    more = rng.integers(-3, 4, (4, 2))
+    return [(hole, np.concatenate([offsets, more])) for hole in (box, bent, corner, np.zeros((3, 4), bool))]
 
 
 def _sources(hole: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -63,12 +74,14 @@ def _usable_round(hole: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 # -------------------------------------------------------------------------------------------------------- 07.3: seam
 
 
-def _cost_maps() -> list[tuple[np.ndarray]]:
-    """Costs `(H, W)` of a seam: one on which the greedy walk is wrong, one that tempts from edge to edge, one row."""
-    noise = np.random.default_rng(3).random((6, 7))
-    edge = np.random.default_rng(4).random((5, 6)) + 1
+def _cost_maps(generator: Generator) -> list[tuple[np.ndarray]]:
+    """Costs `(H, W)` of a seam: the greedy walk is wrong; one tempts from edge to edge; one row; one column."""
+    rng = _numpy(generator)
+    noise, edge = rng.random((6, 7)), rng.random((5, 6)) + 1
+    noise[1:, :4] += 1
+    noise[range(6), [0, 4, 6, 4, 5, 6]] = 0
     edge[[0, 1, 2, 3, 4, 4], [0, 0, 5, 5, 5, 2]] = 0.1, 0.1, 0.1, 0.1, 0.1, 0.05
-    return [(noise,), (edge,), (np.array([[0.7, 0.2, 0.9]]),)]
+    return [(noise,), (edge,), (rng.random((1, 3)),), (rng.random((4, 1)),)]
 
 
 def _seam(cost: np.ndarray, reach: int = 1, wrap: bool = False, back: bool = True) -> np.ndarray:
@@ -103,15 +116,12 @@ def _greedy(cost: np.ndarray) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------------- 07.4: share
 
 
-def _pictures() -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]]:
-    """Photo, guide, copy, all uint8 `(H, W, 3)`, a hole and a share; a third never ends in a half."""
-    rng = np.random.default_rng(5)
-    hole = np.zeros((4, 5), bool)
-    hole[1:3, 1:4] = True
-    cases = []
-    for share in (1 / 3, 0.0, 1.0, 2 / 3):
-        photo, guide, copied = rng.integers(0, 256, (3, 4, 5, 3)).astype(np.uint8)
-        cases.append((photo, guide, copied, hole.copy(), share))
+def _pictures(generator: Generator) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]]:
+    """Photo, guide, copy, all uint8 `(H, W, 3)`, a hole and a share; one row; no hole; a third never ends in a half."""
+    rng, cases = _numpy(generator), []
+    for height, hidden, share in ((4, 0.5, 1 / 3), (1, 0.4, 0.0), (3, 0.4, 1.0), (2, 0.0, 0.25), (4, 0.6, 2 / 3)):
+        photo, guide, copied = rng.integers(0, 256, (3, height, 5, 3)).astype(np.uint8)
+        cases.append((photo, guide, copied, rng.random((height, 5)) < hidden, share))
     return cases
 
 
@@ -130,22 +140,18 @@ def _mix(
 # ------------------------------------------------------------------------------------------------------- 07.5: blend
 
 
-def _rows() -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """A row, what is hidden of it, and a copy, `(n,)` each: one gap, two gaps, and a gap that reaches the end."""
-    cases = []
-    for hidden in ([2, 3, 4, 5], [1, 4, 5], [5, 6, 7]):
-        row = np.array([3.0, 4.0, 0.0, 0.0, 0.0, 0.0, 9.0, 8.0])
-        if hidden != [2, 3, 4, 5]:
-            row = np.array([3.0, 4.0, 6.0, 5.0, 2.0, 7.0, 9.0, 8.0])
-        where = np.zeros(8, bool)
-        where[hidden] = True
-        row[where] = 0.0
-        cases.append((row, where, np.array([1.0, 2.0, 5.0, 1.5, 2.5, 5.5, 2.0, 3.0])))
+def _rows(generator: Generator) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """A row, what is hidden of it, and a copy, `(n,)` each: one gap, two gaps, gaps that reach the end or the start."""
+    rng, cases = _numpy(generator), []
+    for hidden in ([2, 3, 4, 5], [1, 4, 5], [5, 6, 7], [0, 1]):
+        row, copied = rng.random((2, 8)) * 9
+        where = np.isin(np.arange(8), hidden)
+        cases.append((row, where, copied))
     return cases
 
 
-def _blend(row: np.ndarray, hidden: np.ndarray, copied: np.ndarray) -> np.ndarray:
-    """Least squares over the steps that touch a hidden pixel."""
+def _blend(row: np.ndarray, hidden: np.ndarray, copied: np.ndarray, garbage: bool = False) -> np.ndarray:
+    """Least squares over the steps that touch a hidden pixel; `garbage` takes hidden values for known ones."""
     number = np.cumsum(hidden) - 1
     touched = [i for i in range(len(row) - 1) if hidden[i] or hidden[i + 1]]
     matrix, wanted = np.zeros((len(touched), int(hidden.sum()))), []
@@ -154,7 +160,7 @@ def _blend(row: np.ndarray, hidden: np.ndarray, copied: np.ndarray) -> np.ndarra
         for at, sign in ((i, -1), (i + 1, 1)):
             if hidden[at]:
                 matrix[line, number[at]] = sign
-            else:
+            if garbage or not hidden[at]:
                 step -= sign * row[at]
         wanted.append(step)
     result = row.copy()
@@ -197,6 +203,18 @@ EXERCISES = {
                 "costs[labels] takes whole rows: take one cost a pixel, costs[labels, np.arange(n)].",
             ),
             (
+                lambda costs, labels, seams: _fit(costs, labels) + float((seams * np.abs(np.diff(labels))).sum()),
+                "A seam costs the same whichever labels meet: do not multiply by their difference.",
+            ),
+            (
+                lambda costs, labels, seams: 2 * _energy(costs, labels, seams) - _fit(costs, labels),
+                "Every seam is paid twice: go through the pairs i, i + 1 once.",
+            ),
+            (
+                lambda costs, labels, seams: float((labels[1:] != labels[:-1]).sum()) + _fit(costs, labels),
+                "Every seam costs 1 here: add seams[i] where labels[i] and labels[i + 1] differ.",
+            ),
+            (
                 lambda costs, labels, seams: (
                     float(np.mean(costs[labels, np.arange(len(labels))]))
                     + float(seams[labels[1:] != labels[:-1]].sum())
@@ -213,6 +231,12 @@ EXERCISES = {
             (
                 lambda hole, offsets: _sources(hole, offsets)[2].all(axis=1),
                 "A copy may still lie under the hole: its sources have to be visible too.",
+            ),
+            (
+                lambda hole, offsets: np.array(
+                    [_usable(hole, offset[None])[0] or not offset.any() for offset in offsets]
+                ),
+                "The offset (0, 0) copies the hole onto itself: it may not serve.",
             ),
             (_usable_in_part, "One usable pixel is not enough here: use all, not any."),
             (
@@ -255,6 +279,12 @@ EXERCISES = {
                 "This seam jumps from one edge to the other: np.roll wraps round, so pad with infinity instead.",
             ),
             (lambda cost: _seam(cost[::-1]), "The seam is upside down: reverse it, so that row 0 comes first."),
+            (
+                lambda cost: _seam(cost, reach=2),
+                "This seam moves by two columns: from row to row it may move by one at most.",
+            ),
+            (lambda cost: _seam(cost, reach=0), "This seam goes straight down: it may move by one column a row."),
+            (lambda cost: _seam(-cost), "This is the most expensive seam: take the smallest totals."),
             (lambda cost: _seam(cost.T), "This seam runs from left to right: it has one column for each row."),
         ),
     ),
@@ -268,6 +298,16 @@ EXERCISES = {
                     hole[..., None], np.round(guide + share * (copied - guide)).astype(np.uint8), photo
                 ),
                 "copied - guide wraps round below zero in uint8: turn one of them into floats first.",
+            ),
+            (
+                lambda photo, guide, copied, hole, share: np.where(
+                    hole[..., None], guide + share * (copied.astype(float) - guide), photo
+                ),
+                "The mixture has fractions: round it, then turn it into uint8.",
+            ),
+            (
+                lambda photo, guide, copied, hole, share: _mix(photo, guide, copied, hole, share, np.ceil),
+                "Fractions are rounded up: round to the nearest whole number, np.round.",
             ),
             (
                 lambda photo, guide, copied, hole, share: _mix(photo, guide, copied, hole, share, np.floor),
@@ -296,6 +336,10 @@ EXERCISES = {
         solution=_blend,
         praise="The same equations, for two directions, blend a facade.",
         mistakes=(
+            (
+                lambda row, hidden, copied: _blend(row, hidden, copied, garbage=True),
+                "What `row` holds in the gap counts as known here: set it to 0 before you take the steps.",
+            ),
             (
                 lambda row, hidden, copied: np.where(hidden, copied, row),
                 "This is the plain copy: take its steps from pixel to pixel, not its values.",

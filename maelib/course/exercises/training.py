@@ -5,8 +5,9 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
-from maelib.course.exercises.exercise import Exercise
-from maelib.model import MAEConfig, MaskedAutoencoder
+from maelib.course.exercises.exercise import Exercise, real, whole
+from maelib.course.exercises.model_building import draw_model
+from maelib.model import MAEConfig
 
 # ---------------------------------------------------------------------------------------------------------- schedule
 
@@ -40,6 +41,17 @@ def _cosine_cut_at_the_floor(steps: int, rising: int, floor: float) -> list[floa
     return plain[:rising] + [max(value, floor) for value in plain[rising:]]
 
 
+def _without_cosine(steps: int, rising: int, floor: float) -> list[float]:
+    fall = [1 - (1 - floor) * step / (steps - rising) for step in range(steps - rising)]
+    return _schedule(steps, rising, floor)[:rising] + fall
+
+
+def _schedules(generator: Generator) -> list[tuple[int, int, float]]:
+    """Steps, steps of the rise, floor; no rise at all; a floor of 0."""
+    steps, rising = whole(generator, 10, 14), whole(generator, 3, 5)
+    return [(steps, rising, real(generator, 0.05, 0.2)), (steps, 1, 0.3), (6, 2, 0.0), (5, 0, 0.1)]
+
+
 def _cosine_of(steps: int, rising: int, floor: float, late: int, length: int) -> list[float]:
     """The rise, then a cosine that starts `late` steps in and takes `length` steps to reach the floor."""
     fall = [_cosine((step + late) / length) for step in range(steps - rising)]
@@ -49,23 +61,32 @@ def _cosine_of(steps: int, rising: int, floor: float, late: int, length: int) ->
 # ------------------------------------------------------------------------------------------------------------- means
 
 
-def _epochs() -> list[tuple[Tensor, Tensor]]:
-    """Mean loss of each batch of an epoch, and the number of its images: the last batch is small."""
-    return [(torch.tensor([0.5, 0.3, 0.4, 1.2]), torch.tensor([32, 32, 32, 4]))]
+def _epochs(generator: Generator) -> list[tuple[Tensor, Tensor]]:
+    """Mean loss of each batch of an epoch, and the number of its images: the last batch is small; one batch."""
+    counts = [32, 32, 32, whole(generator, 2, 7)], [9, 9, 5], [6]
+    losses = [torch.rand(len(some), generator=generator) + 0.2 for some in counts]
+    for loss in losses:
+        loss[-1] += 0.8
+    return [(loss, torch.tensor(some)) for loss, some in zip(losses, counts, strict=True)]
 
 
 # -------------------------------------------------------------------------------------------------------------- decay
 
 
-def _models() -> list[tuple[nn.Module]]:
-    """A small masked autoencoder with every kind of parameter: matrices, norms, biases, tokens, positions, frozen."""
-    config = MAEConfig(
-        img_size=16, embed_dim=16, depth=1, num_heads=1, decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=1,
-        class_token=True, positions="learned", rotary=False,
-    )  # fmt: skip
-    model = MaskedAutoencoder(config)
-    model.norm.weight.requires_grad_(False)
-    return [(model,)]
+def _models(generator: Generator) -> list[tuple[nn.Module]]:
+    """Small masked autoencoders with every kind of parameter: matrices, norms, biases, tokens, positions, frozen."""
+    cases = []
+    for positions, class_token in (("learned", True), ("sincos", True), ("learned", False)):
+        config = MAEConfig(
+            img_size=16, embed_dim=16, depth=whole(generator, 1, 3), num_heads=1, decoder_embed_dim=8,
+            decoder_depth=whole(generator, 1, 2), decoder_num_heads=1, class_token=class_token, positions=positions,
+            rotary=False,
+        )  # fmt: skip
+        model = draw_model(config, generator)
+        for frozen in (model.norm.weight, model.decoder_embed.weight)[: len(cases) + 1]:
+            frozen.requires_grad_(False)
+        cases.append((model,))
+    return cases
 
 
 def _apart(name: str) -> bool:
@@ -83,10 +104,17 @@ def _trainable(model: nn.Module) -> int:
 # -------------------------------------------------------------------------------------------------------------- split
 
 
-def _groups() -> list[tuple[Tensor, list[int], int]]:
-    """Group number of each image, the order in which groups are drawn, the number of images that validation wants."""
-    groups = torch.tensor([0, 0, 1, 2, 2, 2, 3, 4, 4])
-    return [(groups, [3, 2, 0, 4, 1], 3), (groups, [3, 2, 0, 4, 1], 4)]  # one too many, and exactly as many
+def _groups(generator: Generator) -> list[tuple[Tensor, list[int], int]]:
+    """Group number of each image, the order in which groups are drawn, the number of images that validation wants.
+
+    The last group takes validation past what it wants, or to exactly that; one image; all of them.
+    """
+    cases = []
+    for wanted in (3, 2, 7, 1, 9):
+        order = torch.cat([torch.tensor([4]), torch.randperm(4, generator=generator)])
+        groups = order.repeat_interleave(torch.tensor([2, 3, 1, 2, 1]))
+        cases.append((groups[torch.randperm(9, generator=generator)], order.tolist(), wanted))
+    return cases
 
 
 def _in_validation(groups: Tensor, order: list[int], wanted: int) -> Tensor:
@@ -115,18 +143,25 @@ def _cut_to_size(groups: Tensor, order: list[int], wanted: int) -> Tensor:
 # ------------------------------------------------------------------------------------------------------------- resume
 
 
-def _interrupted() -> list[tuple]:
-    """Weights, the gradients of the steps to come, the optimizer's state after 8 steps, learning rate and decay."""
-    generator = Generator().manual_seed(0)
-    weight, m = torch.randn(2, 5, generator=generator)
-    gradients = torch.randn(3, 5, generator=generator)
-    state = {"step": 8, "m": 0.3 * m, "v": 0.02 + 0.05 * torch.rand(5, generator=generator)}
-    return [(weight, gradients, state, 0.1, 0.05)]
+def _interrupted(generator: Generator) -> list[tuple]:
+    """Weights, the gradients of the steps to come, the optimizer's state, learning rate and decay.
+
+    The steps done are few, where the corrections matter most. The last weight has tiny gradients, where 1e-8 matters.
+    """
+    cases = []
+    for done, steps, size, lr, decay in ((2, 3, 5, 0.1, 0.5), (1, 1, 2, 0.2, 0.3), (8, 2, 3, 0.3, 0.1)):
+        weight, m = torch.randn(2, size, generator=generator)
+        gradients, unit = torch.randn(steps, size, generator=generator), torch.ones(size)
+        unit[-1] = 1e-7
+        state = {"step": done, "m": 0.3 * m * unit, "v": (0.02 + 0.05 * m.square()) * unit**2}
+        cases.append((weight, gradients * unit, state, lr, decay))
+    return cases
 
 
 def _adamw(
     weight: Tensor, gradients: Tensor, state: dict, lr: float, decay: float,
-    corrected: bool = True, coupled: bool = False, once: bool = False, overwritten: bool = False,
+    corrected: bool = True, coupled: bool = False, once: bool = False, overwritten: bool = False, late: bool = False,
+    inside: bool = False, after: bool = False,
 ) -> Tensor:  # fmt: skip
     """AdamW (Loshchilov and Hutter 2019, algorithm 2), continued from `state`."""
     step, m, v = state["step"], state["m"], state["v"]
@@ -136,9 +171,10 @@ def _adamw(
             gradient = gradient + decay * weight
         m = 0.9 * m + 0.1 * gradient
         v = 0.999 * v + 0.001 * gradient**2
-        scale = (1 - 0.9**step, 1 - 0.999**step) if corrected else (1, 1)
-        kept = weight if coupled else (1 - lr * decay) * weight
-        weight = kept - lr * (m / scale[0]) / ((v / scale[1]).sqrt() + 1e-8)
+        scale = (1 - 0.9 ** (step - late), 1 - 0.999 ** (step - late)) if corrected else (1, 1)
+        kept = weight if coupled or after else (1 - lr * decay) * weight
+        root = (v / scale[1] + 1e-8).sqrt() if inside else (v / scale[1]).sqrt() + 1e-8
+        weight = (kept - lr * (m / scale[0]) / root) * (1 - lr * decay if after else 1)
         if overwritten:
             m, v = m / scale[0], v / scale[1]
     return weight
@@ -156,7 +192,7 @@ EXERCISES = {
         mistakes=(
             (
                 lambda losses, counts: losses.mean(),
-                "This is the mean of the batches: an image of the small last batch counts eight times as much.",
+                "This is the mean of the batches: an image of the small last batch counts for more than the others.",
             ),
             (
                 lambda losses, counts: (losses * counts).sum(),
@@ -167,13 +203,21 @@ EXERCISES = {
                 "This divides by the number of batches: divide by the number of images, counts.sum().",
             ),
             (
-                lambda losses, counts: losses[counts == counts.max()].mean(),
+                lambda losses, counts: losses[:-1].mean(),
                 "The last batch is left out: it is small, but its images count too.",
+            ),
+            (
+                lambda losses, counts: (losses * counts).mean() / counts.max(),
+                "This divides by the size of a full batch: divide by the number of images, counts.sum().",
+            ),
+            (
+                lambda losses, counts: (losses / counts).sum() / (1 / counts).sum(),
+                "The weights are the wrong way round: multiply each loss by its number of images.",
             ),
         ),
     ),
     "05.2": Exercise(
-        cases=lambda: [(12, 4, 0.1)],
+        cases=_schedules,
         solution=_schedule,
         praise="It rises to exactly 1 and leaves from there.",
         mistakes=(
@@ -193,6 +237,17 @@ EXERCISES = {
                 lambda steps, rising, floor: _cosine_of(steps, rising, floor, 0, steps - rising - 1),
                 "The last step is at the floor: the cosine should reach it one step later, at step `steps`.",
             ),
+            (
+                lambda steps, rising, floor: _cosine_of(steps, rising, floor, 0, (steps - rising) / 2),
+                "This is a whole wave, which rises again: half a wave, up to pi, takes all the steps.",
+            ),
+            (
+                lambda steps, rising, floor: (
+                    _schedule(steps, rising, 0)[:rising] + [floor + x for x in _schedule(steps, rising, 0)[rising:]]
+                ),
+                "The cosine starts above 1: scale it by 1 - floor before you add `floor`.",
+            ),
+            (_without_cosine, "This falls along a straight line: use the cosine, 0.5 * (1 + cos(pi * share))."),
             (_with_a_dead_step, "The first step has rate 0 and does nothing: the rise is (step + 1) / rising."),
             (
                 lambda steps, rising, floor: _schedule(steps, rising, 0),
@@ -289,6 +344,28 @@ EXERCISES = {
             (
                 lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, decay, once=True),
                 "The step does not change: add 1 before each correction.",
+            ),
+            (
+                lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, decay, late=True),
+                "The corrections are one step behind: add 1 to `step` before you use it.",
+            ),
+            (
+                lambda weight, gradients, state, lr, decay: _adamw(
+                    weight, gradients, {**state, "step": state["step"] + 1}, lr, decay
+                ),
+                "The corrections are one step ahead: the first gradient here belongs to step `step` + 1.",
+            ),
+            (
+                lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, decay, inside=True),
+                "1e-8 is added under the root: take the root of the corrected v first.",
+            ),
+            (
+                lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, decay, after=True),
+                "The weights shrink after the update: shrink them first, then subtract.",
+            ),
+            (
+                lambda weight, gradients, state, lr, decay: _adamw(weight, gradients[:-1], state, lr, decay),
+                "The last gradient is missing: every row of `gradients` is a step.",
             ),
             (
                 lambda weight, gradients, state, lr, decay: _adamw(

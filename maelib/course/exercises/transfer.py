@@ -7,40 +7,57 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from maelib.course.exercises.exercise import Exercise
+from maelib.course.exercises.exercise import Exercise, real, whole
 
 
-def _tokens() -> list[tuple[Tensor, bool]]:
-    """Tokens `(B, [1 +] N, D)`, with a class token and without."""
-    tokens = torch.rand(3, 6, 4, generator=Generator().manual_seed(0))
-    tokens[:, 0] += 2  # a class token unlike the rest
-    return [(tokens, True), (tokens[:, 1:], False)]
+def _tokens(generator: Generator) -> list[tuple[Tensor, bool]]:
+    """Tokens `(B, [1 +] N, D)`, with a class token and without; one patch."""
+    cases = []
+    for shape, class_token in (((3, 6, 4), True), ((2, 5, 3), False), ((1, 2, 5), True)):
+        tokens = torch.rand(shape, generator=generator)
+        tokens[:, 0] += 2  # a class token unlike the rest
+        cases.append((tokens, class_token))
+    return cases
 
 
-def _sets() -> list[tuple[Tensor, Tensor]]:
-    """Features to train on `(N, D)` and to test on `(M, D)`, of different means and scales."""
-    train = torch.rand(6, 3, generator=Generator().manual_seed(0)) * torch.tensor([1.0, 5.0, 40.0]) + 7
-    return [(train, train[:4].flip(0) * 1.5 - 2)]
+def _sets(generator: Generator) -> list[tuple[Tensor, Tensor]]:
+    """Features to train on `(N, D)` and to test on `(M, D)`, of different means and scales; one number; one row."""
+    cases = []
+    for rows, tested, scales in ((6, 4, [1.0, 5.0, 40.0]), (5, 3, [2.0]), (4, 1, [0.3, 9.0])):
+        train, test = (torch.rand(n, len(scales), generator=generator) * torch.tensor(scales) for n in (rows, tested))
+        cases.append((train + 7, test * 1.5 + 5))
+    return cases
 
 
-def _scores() -> list[tuple[Tensor, Tensor]]:
-    """Scores of five seeds `(S,)` that rise and fall together, from a pre-trained encoder and from scratch."""
-    scratch = torch.tensor([0.20, 0.31, 0.27, 0.42, 0.25])
-    return [(scratch + torch.tensor([0.10, 0.12, 0.07, 0.09, 0.13]), scratch)]
+def _scores(generator: Generator) -> list[tuple[Tensor, Tensor]]:
+    """Scores `(S,)` that rise and fall together, from a pre-trained encoder and from scratch; two seeds."""
+    cases = []
+    for seeds in (5, 3, 2):
+        scratch, gain = torch.rand(2, seeds, generator=generator)
+        cases.append((scratch + 0.1 + 0.3 * gain, scratch))
+    return cases
 
 
-def _rates() -> list[tuple[int, float, float]]:
-    """Depth, highest learning rate and decay."""
-    return [(3, 1e-1, 0.75), (2, 0.2, 0.5)]
+def _rates(generator: Generator) -> list[tuple[int, float, float]]:
+    """Depth, highest learning rate and decay; one block; no decay."""
+    return [
+        (whole(generator, 3, 6), real(generator, 0.1, 0.5), 0.75),
+        (1, 0.2, real(generator, 0.4, 0.6)),
+        (2, 1.0, 1.0),
+    ]
 
 
-def _neighbours() -> list[tuple[Tensor, Tensor, Tensor, int, int]]:
+def _neighbours(generator: Generator) -> list[tuple[Tensor, Tensor, Tensor, int, int]]:
     """Features `(N, D)` of very different lengths, their classes `(N,)`, queries `(Q, D)`, classes, neighbours."""
-    generator = Generator().manual_seed(0)
-    features = torch.randn(24, 4, generator=generator)
-    lengths = torch.rand(24, 1, generator=generator) * 9 + 0.5
-    targets = torch.randint(3, (24,), generator=generator)
-    return [(features * lengths, targets, torch.randn(5, 4, generator=generator), 4, 5)]
+    cases = []
+    for count, queries, classes, k in ((24, 12, 4, 5), (16, 8, 3, 1), (9, 1, 5, 9)):
+        features, lengths = torch.randn(count, 4, generator=generator), torch.rand(count, 1, generator=generator)
+        features *= torch.tensor([1, 5, 1, 0.2])
+        targets = torch.randint(classes - 1, (count,), generator=generator)  # the last class is nobody's
+        cases.append(
+            (features * (9 * lengths + 0.5), targets, torch.randn(queries, 4, generator=generator), classes, k)
+        )
+    return cases
 
 
 def _standardised(
@@ -111,6 +128,10 @@ EXERCISES = {
                 "This is the class token by itself: average the patches' tokens.",
             ),
             (
+                lambda tokens, class_token: tokens[:, : tokens.shape[1] - int(class_token)].mean(dim=1),
+                "The class token comes first: leave out the first token, not the last.",
+            ),
+            (
                 lambda tokens, class_token: tokens[:, int(class_token) :].mean(dim=2),
                 "This averages the numbers of each token: patches run along dim=1.",
             ),
@@ -157,6 +178,15 @@ EXERCISES = {
                 "This divides by the variance: the standard deviation is its square root.",
             ),
             (
+                lambda train, test: test / _deviation(train, test) - _mean(train, test),
+                "The mean is subtracted after the division: subtract it first.",
+            ),
+            (_standardised(_mean, lambda train, test: 1), "Divide by the deviation of `train` as well."),
+            (
+                _standardised(_mean, lambda train, test: test.std(dim=0, correction=0)),
+                "The deviation comes from `test`: take both mean and deviation from `train`.",
+            ),
+            (
                 _standardised(lambda train, test: 0, _deviation),
                 "The scale is right, but the mean of `train` must be subtracted first.",
             ),
@@ -187,6 +217,10 @@ EXERCISES = {
             (
                 _gain(lambda a, b: (a - b).var() / len(a) ** 0.5),
                 "This starts from the variance of the differences: take its square root, the standard deviation.",
+            ),
+            (
+                lambda pretrained, scratch: _gain(_standard_error)(pretrained, scratch).flip(0),
+                "The order is reversed: the mean gain comes first, then its error.",
             ),
             (_gain(_standard_error, sign=-1), "The sign is reversed: a gain is pre-trained minus from scratch."),
         ),
@@ -222,6 +256,18 @@ EXERCISES = {
                 lambda depth, lr, decay: lr / decay ** torch.arange(depth + 1, -1, -1),
                 "The rates rise towards the input: multiply by decay instead of dividing.",
             ),
+            (
+                lambda depth, lr, decay: decay ** torch.arange(depth + 1, -1, -1),
+                "The head's rate is 1 here: multiply all of them by lr.",
+            ),
+            (
+                lambda depth, lr, decay: (lr * decay) ** torch.arange(depth + 1, -1, -1),
+                "Only decay is raised to a power: lr * decay ** k, not (lr * decay) ** k.",
+            ),
+            (
+                lambda depth, lr, decay: lr * (1 - (1 - decay) * torch.arange(depth + 1, -1, -1)),
+                "The rates fall by equal steps: each layer down multiplies by decay once more.",
+            ),
         ),
     ),
     "08.5": Exercise(
@@ -242,7 +288,7 @@ EXERCISES = {
             (_vote(_cosine, weighted=True), "The votes are weighted by similarity: each of the k counts the same."),
             (_winner, "This is the class that wins: return the share of votes for every class, (Q, classes)."),
             (
-                _vote(lambda features, queries: _cosine(features.T, queries.T).T @ torch.eye(len(features))),
+                _vote(lambda features, queries: F.normalize(queries, dim=0) @ F.normalize(features, dim=0).T),
                 "The vectors are scaled along the wrong dimension: each row must have length 1, so use dim=1.",
             ),
         ),
