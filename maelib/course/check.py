@@ -143,7 +143,8 @@ def difference(got: Any, want: Any) -> str | None:
     """
     if isinstance(got, Stopped):
         at = f" at `{got.line}`" if got.line else ""
-        return None if got == want else f"It stops with {got.kind}{at}: {got.message}"
+        same = isinstance(want, Stopped) and got == want
+        return None if same else f"It stops with {got.kind}{at}: {got.message}"
     if isinstance(want, Stopped):
         return f"It returns a {type(got).__name__}; a {want.kind} is wanted."
     want = torch.as_tensor(want)

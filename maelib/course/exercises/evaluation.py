@@ -85,7 +85,8 @@ def _repeating(generator: Generator) -> list[tuple[Tensor, Tensor, int]]:
 
     The first repeats every 5 px down and 4 across, and brightens slightly to the right. The second is smooth. The
     third repeats 5 px down and 3 to the left. The fourth has one channel; along the diagonal it repeats every 2 px,
-    which is too short, though longer than `least` in a straight line.
+    which is too short, though longer than `least` in a straight line. The fifth repeats exactly 6 px across, half of
+    its width and so too far, and nearly 10 px down.
     """
     first = torch.rand(3, 5, 4, generator=generator).repeat(1, 4, 6) + 0.0005 * torch.arange(24)
     first = first + 0.02 * torch.rand(3, 20, 24, generator=generator)
@@ -96,8 +97,12 @@ def _repeating(generator: Generator) -> list[tuple[Tensor, Tensor, int]]:
     y, x = torch.arange(16)[:, None], torch.arange(20)
     fourth = torch.rand(1, 2, 20, generator=generator)[:, y % 2, (x - y // 2 * 2) % 20]
     fourth = fourth + 0.02 * torch.rand(1, 16, 20, generator=generator) + 0.02 * y
+    y, x = torch.arange(21)[:, None], torch.arange(12)
+    fifth = torch.rand(2, 10, 6, generator=generator)[:, y % 10, x % 6]
+    fifth = fifth + 0.02 * torch.rand(2, 21, 6, generator=generator)[:, y, x % 6]
+    places = ((first, 6, 9), (second, 3, 10), (third, 6, 9), (fourth, whole(generator, 4, 6), 8), (fifth, 6, 3))
     cases = []
-    for image, top, left in ((first, 6, 9), (second, 3, 10), (third, 6, 9), (fourth, whole(generator, 4, 6), 8)):
+    for image, top, left in places:
         hole = torch.zeros(image.shape[1:], dtype=torch.bool)
         hole[top : top + 7, left : left + 8] = True
         rubbish = torch.rand(image.shape, generator=generator) + 2 * torch.linspace(0, 1, image.shape[2])
@@ -105,11 +110,12 @@ def _repeating(generator: Generator) -> list[tuple[Tensor, Tensor, int]]:
     return cases
 
 
-def _errors(image: Tensor, hole: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+def _errors(image: Tensor, hole: Tensor, beyond: int) -> Iterator[tuple[int, int, Tensor]]:
     """Each shift down, or straight to the right, below half of the picture: `dy, dx`, squared errors of its pairs."""
     height, width = hole.shape
-    for dy in range((height + 1) // 2):
-        for dx in range(1 - (width + 1) // 2 if dy else 1, (width + 1) // 2):
+    tall, wide = (height + 1) // 2 + beyond, (width + 1) // 2 + beyond
+    for dy in range(tall):
+        for dx in range(1 - wide if dy else 1, wide):
             here = slice(0, height - dy), slice(max(0, -dx), width - max(0, dx))
             there = slice(dy, height), slice(max(0, dx), width - max(0, -dx))
             both = ~hole[here] & ~hole[there]
@@ -121,9 +127,10 @@ def _best(
     hole: Tensor,
     score: Callable[[Tensor], Tensor] = torch.mean,
     allowed: Callable[[int, int], bool] = lambda dy, dx: max(abs(dy), abs(dx)) > LEAST,
+    beyond: int = 0,
 ) -> Tensor:
     """The shift `(2,)` with the lowest score among those allowed."""
-    tried = [(score(error).item(), dy, dx) for dy, dx, error in _errors(image, hole) if allowed(dy, dx)]
+    tried = [(score(error).item(), dy, dx) for dy, dx, error in _errors(image, hole, beyond) if allowed(dy, dx)]
     return torch.tensor(min(tried)[1:])
 
 
@@ -289,6 +296,14 @@ EXERCISES = {
                     image, hole, allowed=lambda dy, dx: dx >= 0 and max(abs(dy), abs(dx)) > LEAST
                 ),
                 "Shifts to the left are missing: with dy > 0, dx may be negative.",
+            ),
+            (
+                lambda image, hole, least: _best(image, hole, beyond=1),
+                "This shift is half of the picture: it must be shorter than that in both directions.",
+            ),
+            (
+                lambda image, hole, least: _best(image, hole, lambda error: error.sqrt().mean()),
+                "This is the mean absolute error: take the mean of the squares.",
             ),
             (lambda image, hole, least: _best(image, hole).flip(0), "The order is reversed: dy, down, comes first."),
             (
