@@ -1,0 +1,141 @@
+"""Runs one handed-in notebook in a process that `maelib.course.mark` starts, and reports what its answers return.
+
+The job arrives on stdin. One line of JSON leaves on stdout for each exercise: outcomes alone, never a verdict. The code
+of the notebook may do as it likes in here, since nothing that this process says is taken for more than an outcome.
+"""
+
+import json
+import os
+import pickle
+import re
+import resource
+import signal
+import symtable
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from IPython.core.inputtransformer2 import TransformerManager
+from IPython.core.interactiveshell import InteractiveShell
+
+from maelib import course
+from maelib.course.check import Stopped, attempt, tensor
+
+LARGEST = 20_000  # values of one result
+
+
+class TimeLimitError(BaseException):
+    """A cell or an answer took too long; no `except Exception` of a notebook catches it."""
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise TimeLimitError
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1)  # again each second, should the notebook catch it
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def names_of(source: str) -> tuple[set[str], set[str]]:
+    """The global names that a cell sets, and those that it or its functions read."""
+    top = symtable.symtable(TransformerManager().transform_cell(source), "cell", "exec")
+    sets = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
+    reads, tables = set(), [top]
+    for table in tables:
+        tables += table.get_children()
+        reads |= {s.get_name() for s in table.get_symbols() if s.is_referenced() and (table is top or s.is_global())}
+    return sets, reads
+
+
+def needed(cells: list[str], functions: set[str]) -> list[str]:
+    """The cells on which the answers depend: those that check, those that set a name which these read, and so on."""
+    known = []
+    for source in cells:
+        try:
+            known.append(names_of(source))
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            known.append((set(), set()))
+    wanted, chosen = set(functions), set()
+    while more := {
+        i for i, (sets, reads) in enumerate(known) if i not in chosen and (sets & wanted or "check" in reads - sets)
+    }:
+        chosen |= more
+        wanted |= {name for i in more for name in known[i][1]}
+    return [cells[i] for i in sorted(chosen)]
+
+
+def encode(value: Any) -> Any:
+    """A result as plain JSON: numbers with their shape, an exception, None, or else the name of its type."""
+    if value is None:
+        return None
+    if isinstance(value, Stopped):
+        return {"stopped": [value.kind, value.message[:1000], value.line[:200]]}
+    try:
+        numbers = tensor(value)
+        if numbers.numel() <= LARGEST and not numbers.is_complex():
+            kind = "bool" if numbers.dtype == torch.bool else "float" if numbers.is_floating_point() else "int"
+            return {kind: numbers.flatten().tolist(), "shape": list(numbers.shape)}
+    except Exception:  # a class of the notebook's own may raise anything
+        pass
+    return {"other": type(value).__name__[:100]}
+
+
+def main() -> None:
+    job = pickle.load(sys.stdin.buffer)  # written by the marker, before any code of the notebook has run
+    report = os.fdopen(os.dup(1), "w")
+    for descriptor in range(3):
+        os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
+    for kind, limit in job["limits"].items():
+        resource.setrlimit(getattr(resource, kind), (limit, limit))
+    handed, errors = {}, []
+    course.check = sys.modules["maelib.course.check"].check = lambda name, answer, *_: handed.update({name: answer})
+    shell = InteractiveShell.instance()
+
+    def run(cells: list[str]) -> bool:
+        """Run `cells`, and say whether they lacked a name."""
+        errors.clear()
+        for source in cells:
+            try:
+                with time_limit(job["seconds"]):
+                    result = shell.run_cell(source, silent=True)
+                    error = result.error_before_exec or result.error_in_exec
+            except BaseException as raised:
+                error = raised
+            if error is not None:
+                errors.append((source, error))
+        return any(isinstance(error, NameError) for _, error in errors)
+
+    def answer_to(name: str) -> Any:
+        return handed.get(name, shell.user_ns.get(job["functions"].get(name)))
+
+    if run(needed(job["cells"], set(job["functions"].values()))) or None in map(answer_to, job["cases"]):
+        run(job["cells"])  # something is set where no reading of the source shows it
+    for name, (given, kept) in job["cases"].items():
+        answer, started = answer_to(name), time.perf_counter()
+        pattern = rf"\b{job['functions'].get(name, name)}\b|{name}"
+        line: dict[str, Any] = {"exercise": name}
+        failed = next((error for source, error in errors if re.search(pattern, source)), None)
+        try:
+            if answer is None and failed is not None:
+                raise failed
+            with time_limit(job["seconds"]):
+                outcomes = attempt(answer, given, kept)
+        except TimeLimitError:
+            line["late"] = True
+        except BaseException as error:
+            line["broken"] = f"{type(error).__name__}: {error}"[:1000]
+        else:
+            line["outcomes"] = [[encode(outcome.value), list(outcome.changed)] for outcome in outcomes]
+        print(json.dumps({**line, "seconds": time.perf_counter() - started}), file=report, flush=True)
+
+
+if __name__ == "__main__":
+    main()
