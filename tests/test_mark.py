@@ -90,8 +90,9 @@ HOSTILE = {  # cells after the imports, the result of 00.1, a part of its text
     "looks for the seed": (
         [body("import gc\nseen = [o for o in gc.get_objects() if isinstance(o, (str, dict, list))]\n"
               "found = ('the ' + 'secret' in str(os.environ) + str(sys.argv) + open('/proc/self/environ').read()"
-              " or any('the ' + 'secret' in str(o)[:1000] for o in seen))\nreturn torch.full((len(mask),), 1.0 * found)"), CHECK],
-        "hint", "returns 0 at",
+              " or any('the ' + 'secret' in str(o)[:1000] for o in seen))\n"
+              "return torch.full((len(mask),), 1.0 * found)"), CHECK],
+        "hint", "// rounds down",  # to 0: it was not found
     ),
     "changes its input": ([body("mask.logical_not_()\nreturn 1 - mask.float().mean(dim=1)"), CHECK], "hint", "`mask`"),
     "leaves": ([body("sys.exit(0)"), CHECK], "error", "SystemExit"),

@@ -105,7 +105,9 @@ def mark(config: MarkConfig) -> str:
     write_atomic(config.out, table.getvalue().encode(errors="replace"))
     feedback = config.out.parent / "feedback"
     for name in dict.fromkeys(m.notebook for m in marks):
-        write_atomic(feedback / f"{name}.md", _page(name, [m for m in marks if m.notebook == name]).encode())
+        write_atomic(
+            feedback / f"{name}.md", _page(name, [m for m in marks if m.notebook == name]).encode(errors="replace")
+        )
     counts = Counter(m.result for m in marks)
     results = ", ".join(f"{number} {result}" for result, number in counts.most_common())
     return f"{len(paths)} notebooks: {results}; wrote {config.out} and {feedback}"
@@ -130,15 +132,14 @@ def _mark_one(config: MarkConfig, prefix: list[str], path: Path) -> list[Mark]:
     name = str(path.relative_to(config.folder).with_suffix(""))
     try:
         code, lesson = _read(path)
-        names = [exercise for exercise in EXERCISES if exercise.startswith(f"{lesson}.")]
-        if not names:
+        seeds = {exercise: _seed(config.seed, exercise) for exercise in EXERCISES if exercise[:2] == lesson}
+        if not seeds:
             raise ValueError("it holds no exercise of the course")
+        reports, end = _run(config, prefix, code, lesson, seeds)
     except Exception as error:  # a file may hold anything
-        return [Mark(name, "", "error", f"This notebook cannot be read: {_line(error)}")]
-    seeds = {exercise: _seed(config.seed, exercise) for exercise in names}
-    reports, end = _run(config, prefix, code, lesson, seeds)
+        return [Mark(name, "", "error", f"This notebook cannot be marked: {_line(error)}")]
     unknown = {"late": True} if end == "late" else {"broken": end}
-    return [_judge(config, name, exercise, seeds[exercise], reports.get(exercise, unknown)) for exercise in names]
+    return [_judge(config, name, exercise, seed, reports.get(exercise, unknown)) for exercise, seed in seeds.items()]
 
 
 def _read(path: Path) -> tuple[list[str], str]:
@@ -173,7 +174,13 @@ def _run(
         limits["RLIMIT_NPROC"] = 256
     drawn = {exercise: [cases(exercise, seed), cases(exercise, seed)] for exercise, seed in seeds.items()}
     job = {"cells": code, "functions": _functions(code, lesson), "cases": drawn, "limits": limits}
-    known = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH")  # no password or key that the environment may hold
+    known = (
+        "PATH",
+        "HOME",
+        "LANG",
+        "LD_LIBRARY_PATH",
+        "MAELIB_CACHE",
+    )  # no password or key that the environment may hold
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, tempfile.TemporaryFile() as report:
         environment = {name: os.environ[name] for name in known if name in os.environ} | {
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "IPYTHONDIR": folder, "OMP_NUM_THREADS": "1",
@@ -203,7 +210,7 @@ def _reports(data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
     for line in data.splitlines():
         try:
             item = json.loads(line)
-            yield item["exercise"], item
+            yield str(item["exercise"]), item
         except (ValueError, KeyError, TypeError, RecursionError):
             continue
 

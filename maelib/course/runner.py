@@ -14,7 +14,7 @@ import symtable
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -94,7 +94,8 @@ def main() -> None:
     for descriptor in range(3):
         os.dup2(os.open(os.devnull, os.O_RDWR), descriptor)
     for kind, limit in job["limits"].items():
-        resource.setrlimit(getattr(resource, kind), (limit, limit))
+        with suppress(ValueError, OSError):  # macOS does not limit memory in this way
+            resource.setrlimit(getattr(resource, kind), (limit, limit))
     handed, errors = {}, []
     course.check = sys.modules["maelib.course.check"].check = lambda name, answer, *_: handed.update({name: answer})
     shell = InteractiveShell.instance()
