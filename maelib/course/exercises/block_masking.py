@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from maelib.course.exercises.exercise import Exercise, whole
+from maelib.course.exercises.exercise import Exercise, pairs, whole
 
 
 def _noise(generator: Generator) -> list[tuple[Tensor, Tensor]]:
@@ -107,172 +107,117 @@ EXERCISES = {
         cases=_noise,
         solution=lambda noise, counts: _ranks(noise) < counts[:, None],
         praise="Each row hides exactly its own number, and each set of patches is equally likely.",
-        mistakes=(
-            (
-                lambda noise, counts: noise.argsort(dim=1) < counts[:, None],
-                "argsort lists the patches in order of their noise: apply argsort once more to get each patch's rank.",
-            ),
-            (
-                lambda noise, counts: _ranks(-noise) < counts[:, None],
-                "The highest noise is hidden here: hide the lowest.",
-            ),
-            (lambda noise, counts: _ranks(noise) >= counts[:, None], "This is inverted: True means hidden."),
-            (
-                lambda noise, counts: _ranks(noise) <= counts[:, None],
-                "This hides one patch too many: ranks begin at 0, so exactly `count` ranks are below `count`.",
-            ),
-            (
-                lambda noise, counts: noise < counts[:, None] / noise.shape[1],
-                "A threshold hides only about that many patches: rank the noise of each row to be exact.",
-            ),
-            (
-                lambda noise, counts: (
-                    noise <= noise.sort(dim=1).values.gather(1, (counts[:, None] - 1) % noise.shape[1])
-                ),
-                "With a count of 0 nothing may be hidden: index 0 - 1 picks the highest noise as the threshold.",
-            ),
-            (
-                lambda noise, counts: _ranks(noise) < counts.max(),
-                "All rows hide as many as the fullest: compare with counts[:, None], one number for each row.",
-            ),
-            (
-                lambda noise, counts: _ranks(noise) < counts[0],
-                "All rows hide as many as the first: compare with counts[:, None], one number for each row.",
-            ),
+        mistakes=pairs(
+            lambda noise, counts: noise.argsort(dim=1) < counts[:, None],
+            "argsort lists the patches in order of their noise: apply argsort once more to get each patch's rank.",
+            lambda noise, counts: _ranks(-noise) < counts[:, None],
+            "The highest noise is hidden here: hide the lowest.",
+            lambda noise, counts: _ranks(noise) >= counts[:, None],
+            "This is inverted: True means hidden.",
+            lambda noise, counts: _ranks(noise) <= counts[:, None],
+            "This hides one patch too many: ranks begin at 0, so exactly `count` ranks are below `count`.",
+            lambda noise, counts: noise < counts[:, None] / noise.shape[1],
+            "A threshold hides only about that many patches: rank the noise of each row to be exact.",
+            lambda noise, counts: noise <= noise.sort(dim=1).values.gather(1, (counts[:, None] - 1) % noise.shape[1]),
+            "With a count of 0 nothing may be hidden: index 0 - 1 picks the highest noise as the threshold.",
+            lambda noise, counts: _ranks(noise) < counts.max(),
+            "All rows hide as many as the fullest: compare with counts[:, None], one number for each row.",
+            lambda noise, counts: _ranks(noise) < counts[0],
+            "All rows hide as many as the first: compare with counts[:, None], one number for each row.",
         ),
     ),
     "02.2": Exercise(
         cases=_holes,
         solution=_pool(F.max_pool2d, 0),
         praise="One hidden pixel is enough: the model must not see what stands in front.",
-        mistakes=(
-            (_pool(F.avg_pool2d, 0.999), "Only patches that are wholly covered are hidden here: one pixel is enough."),
-            (_pool(F.avg_pool2d, 0.499), "Half a patch must be covered here: one pixel is enough."),
-            (
-                lambda hole, patch_size: hole[:, patch_size // 2 :: patch_size, patch_size // 2 :: patch_size].flatten(
-                    1
-                ),
-                "This looks at one pixel of each patch: look at all of them.",
-            ),
-            (
-                lambda hole, patch_size: hole[:, ::patch_size, ::patch_size].flatten(1),
-                "This looks at the first pixel of each patch: look at all of them.",
-            ),
-            (
-                lambda hole, patch_size: hole.reshape(len(hole), -1, patch_size**2).any(dim=2),
-                "reshape alone cuts strips, not patches: split both axes first, as in notebook 01.",
-            ),
-            (
-                lambda hole, patch_size: ~_pool(F.max_pool2d, 0)(hole, patch_size),
-                "This is inverted: True means hidden.",
-            ),
-            (
-                lambda hole, patch_size: _pool(F.max_pool2d, 0)(hole.mT, patch_size),
-                "The patches are numbered column by column: keep rows before columns.",
-            ),
-            (
-                lambda hole, patch_size: F.max_pool2d(hole[:, None].float(), patch_size)[:, 0].bool(),
-                "The grid is right: flatten its rows and columns into (B, N).",
-            ),
+        mistakes=pairs(
+            _pool(F.avg_pool2d, 0.999),
+            "Only patches that are wholly covered are hidden here: one pixel is enough.",
+            _pool(F.avg_pool2d, 0.499),
+            "Half a patch must be covered here: one pixel is enough.",
+            lambda hole, patch_size: hole[:, patch_size // 2 :: patch_size, patch_size // 2 :: patch_size].flatten(1),
+            "This looks at one pixel of each patch: look at all of them.",
+            lambda hole, patch_size: hole[:, ::patch_size, ::patch_size].flatten(1),
+            "This looks at the first pixel of each patch: look at all of them.",
+            lambda hole, patch_size: hole.reshape(len(hole), -1, patch_size**2).any(dim=2),
+            "reshape alone cuts strips, not patches: split both axes first, as in notebook 01.",
+            lambda hole, patch_size: ~_pool(F.max_pool2d, 0)(hole, patch_size),
+            "This is inverted: True means hidden.",
+            lambda hole, patch_size: _pool(F.max_pool2d, 0)(hole.mT, patch_size),
+            "The patches are numbered column by column: keep rows before columns.",
+            lambda hole, patch_size: F.max_pool2d(hole[:, None].float(), patch_size)[:, 0].bool(),
+            "The grid is right: flatten its rows and columns into (B, N).",
         ),
     ),
     "02.3": Exercise(
         cases=_corners,
         solution=_corner,
         praise="A rectangle with one partial line hides any count exactly.",
-        mistakes=(
-            (
-                lambda grid, count, width: _corner(grid, count, width, lambda count, width: -(-count // width) * width),
-                "The last line is filled up: stop at count, even in the middle of a line.",
+        mistakes=pairs(
+            lambda grid, count, width: _corner(grid, count, width, lambda count, width: -(-count // width) * width),
+            "The last line is filled up: stop at count, even in the middle of a line.",
+            lambda grid, count, width: _corner(grid, count, width, lambda count, width: count // width * width),
+            "The partial line is missing: the block must hold exactly count patches.",
+            lambda grid, count, width: _corner(grid, count, width, from_the_end=False),
+            "The block begins at the first patch of the grid: begin at the last, bottom right.",
+            lambda grid, count, width: (
+                _corner(grid, count, width, from_the_end=False).reshape(grid).flip(0).roll(grid[1] - width, 1).flatten()
             ),
-            (
-                lambda grid, count, width: _corner(grid, count, width, lambda count, width: count // width * width),
-                "The partial line is missing: the block must hold exactly count patches.",
-            ),
-            (
-                lambda grid, count, width: _corner(grid, count, width, from_the_end=False),
-                "The block begins at the first patch of the grid: begin at the last, bottom right.",
-            ),
-            (
-                lambda grid, count, width: (
-                    _corner(grid, count, width, from_the_end=False)
-                    .reshape(grid)
-                    .flip(0)
-                    .roll(grid[1] - width, 1)
-                    .flatten()
-                ),
-                "The partial line starts at the left of the block here: fill each line leftwards, from the right.",
-            ),
-            (
-                lambda grid, count, width: torch.arange(grid[0] * grid[1]) >= grid[0] * grid[1] - count,
-                "The last count patches run over the whole width: a line of the block is width patches long.",
-            ),
-            (
-                lambda grid, count, width: _corner(grid, count, width, lambda count, width: count + 1),
-                "This hides one patch too many: places are numbered from 0, so exactly count of them are below count.",
-            ),
-            (lambda grid, count, width: ~_corner(grid, count, width), "This is inverted: True means hidden."),
-            (
-                lambda grid, count, width: _corner(grid[::-1], count, width),
-                "Rows and columns are swapped: `grid` is (rows, cols).",
-            ),
-            (
-                lambda grid, count, width: _corner(grid, count, width).reshape(grid),
-                "The block is right: flatten it to (N,).",
-            ),
+            "The partial line starts at the left of the block here: fill each line leftwards, from the right.",
+            lambda grid, count, width: torch.arange(grid[0] * grid[1]) >= grid[0] * grid[1] - count,
+            "The last count patches run over the whole width: a line of the block is width patches long.",
+            lambda grid, count, width: _corner(grid, count, width, lambda count, width: count + 1),
+            "This hides one patch too many: places are numbered from 0, so exactly count of them are below count.",
+            lambda grid, count, width: ~_corner(grid, count, width),
+            "This is inverted: True means hidden.",
+            lambda grid, count, width: _corner(grid[::-1], count, width),
+            "Rows and columns are swapped: `grid` is (rows, cols).",
+            lambda grid, count, width: _corner(grid, count, width).reshape(grid),
+            "The block is right: flatten it to (N,).",
         ),
     ),
     "02.4": Exercise(
         cases=_part_masks,
         solution=_fill_up,
         praise="Every row hides the same number now, so the visible tokens of a batch stack.",
-        mistakes=(
-            (
-                lambda mask, noise, count: _ranks(noise) < count,
-                "Some patches of the mask have become visible: rank those first, for example with a noise of -1.",
-            ),
-            (
-                lambda mask, noise, count: mask | (_ranks(noise) < count - mask.sum(dim=1, keepdim=True)),
-                "Some of the lowest noise was on patches that are hidden already: rank only the visible ones.",
-            ),
-            (
-                lambda mask, noise, count: _fill_up(mask, noise, count + mask.sum(dim=1, keepdim=True)),
-                "`count` patches were added: those that the mask hides already count too.",
-            ),
-            (
-                lambda mask, noise, count: mask | (_ranks(noise) < count),
-                "This hides more than `count`: first see how many the mask hides already.",
-            ),
-            (
-                lambda mask, noise, count: _ranks((-noise).masked_fill(mask, -2)) < count,
-                "The highest noise is hidden here: hide the lowest.",
-            ),
-            (lambda mask, noise, count: ~_fill_up(mask, noise, count), "This is inverted: True means hidden."),
-            (
-                lambda mask, noise, count: _fill_up(mask, noise, count + 1),
-                "This hides one patch too many: ranks begin at 0, so exactly `count` ranks are below `count`.",
-            ),
+        mistakes=pairs(
+            lambda mask, noise, count: _ranks(noise) < count,
+            "Some patches of the mask have become visible: rank those first, for example with a noise of -1.",
+            lambda mask, noise, count: mask | (_ranks(noise) < count - mask.sum(dim=1, keepdim=True)),
+            "Some of the lowest noise was on patches that are hidden already: rank only the visible ones.",
+            lambda mask, noise, count: _fill_up(mask, noise, count + mask.sum(dim=1, keepdim=True)),
+            "`count` patches were added: those that the mask hides already count too.",
+            lambda mask, noise, count: mask | (_ranks(noise) < count),
+            "This hides more than `count`: first see how many the mask hides already.",
+            lambda mask, noise, count: _ranks((-noise).masked_fill(mask, -2)) < count,
+            "The highest noise is hidden here: hide the lowest.",
+            lambda mask, noise, count: ~_fill_up(mask, noise, count),
+            "This is inverted: True means hidden.",
+            lambda mask, noise, count: _fill_up(mask, noise, count + 1),
+            "This hides one patch too many: ranks begin at 0, so exactly `count` ranks are below `count`.",
         ),
     ),
     "02.5": Exercise(
         cases=_grids,
         solution=_rings(),
         praise="A hole filled from its border inwards fills ring after ring; the last has the least to go by.",
-        mistakes=(
-            (_rings(norm=1), "Patches that touch at a corner are neighbours too: there are eight around a patch."),
-            (_rings(norm=2), "These are straight-line distances: count rings; a corner neighbour is one ring away."),
-            (_rings(frame=True), "Nothing is visible outside the picture: your padding must not start a ring."),
-            (_rings(to_visible=False), "These rings begin at hidden patches: begin at the visible ones."),
-            (_rings(swapped=True), "Rows and columns are swapped: row and column of patch i are divmod(i, cols)."),
-            (lambda mask, grid: _rings()(mask, grid) + 1, "Visible patches are ring 0, the first hidden ones ring 1."),
-            (
-                lambda mask, grid: _rings()(mask, grid).clamp(max=1),
-                "This is one ring only: continue until every hidden patch has its number.",
-            ),
-            (
-                lambda mask, grid: _rings()(mask, grid).reshape(-1, *grid),
-                "The rings are right: flatten rows and columns into (B, N).",
-            ),
+        mistakes=pairs(
+            _rings(norm=1),
+            "Patches that touch at a corner are neighbours too: there are eight around a patch.",
+            _rings(norm=2),
+            "These are straight-line distances: count rings; a corner neighbour is one ring away.",
+            _rings(frame=True),
+            "Nothing is visible outside the picture: your padding must not start a ring.",
+            _rings(to_visible=False),
+            "These rings begin at hidden patches: begin at the visible ones.",
+            _rings(swapped=True),
+            "Rows and columns are swapped: row and column of patch i are divmod(i, cols).",
+            lambda mask, grid: _rings()(mask, grid) + 1,
+            "Visible patches are ring 0, the first hidden ones ring 1.",
+            lambda mask, grid: _rings()(mask, grid).clamp(max=1),
+            "This is one ring only: continue until every hidden patch has its number.",
+            lambda mask, grid: _rings()(mask, grid).reshape(-1, *grid),
+            "The rings are right: flatten rows and columns into (B, N).",
         ),
     ),
 }

@@ -1,11 +1,12 @@
 """Exercises of notebook 07: energy of a labelling, offsets that may serve, best seam, share of detail, blend."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from torch import Generator
 
-from maelib.course.exercises.exercise import Exercise, whole
+from maelib.course.exercises.exercise import Exercise, pairs, whole
 
 
 def _numpy(generator: Generator) -> np.random.Generator:
@@ -184,183 +185,121 @@ EXERCISES = {
         cases=_labellings,
         solution=_energy,
         praise="This is the number that every cut makes smaller.",
-        mistakes=(
-            (_fit, "The seams are missing: add seams[i] wherever labels[i] and labels[i + 1] differ."),
-            (
-                lambda costs, labels, seams: _fit(costs, labels) + float(seams.sum()),
-                "Every pair of neighbours pays here: a seam costs only where the two labels differ.",
+        mistakes=pairs(
+            _fit,
+            "The seams are missing: add seams[i] wherever labels[i] and labels[i + 1] differ.",
+            lambda costs, labels, seams: _fit(costs, labels) + float(seams.sum()),
+            "Every pair of neighbours pays here: a seam costs only where the two labels differ.",
+            lambda costs, labels, seams: _fit(costs, labels) + float(seams[labels[1:] == labels[:-1]].sum()),
+            "Seams are paid where labels agree: it is the other way round.",
+            lambda costs, labels, seams: _energy(costs, costs.argmin(axis=0), seams),
+            "These are the cheapest labels: take the ones you are given.",
+            lambda costs, labels, seams: float(costs[labels].sum() + seams[labels[1:] != labels[:-1]].sum()),
+            "costs[labels] takes whole rows: take one cost a pixel, costs[labels, np.arange(n)].",
+            lambda costs, labels, seams: _fit(costs, labels) + float((seams * np.abs(np.diff(labels))).sum()),
+            "A seam costs the same whichever labels meet: do not multiply by their difference.",
+            lambda costs, labels, seams: 2 * _energy(costs, labels, seams) - _fit(costs, labels),
+            "Every seam is paid twice: go through the pairs i, i + 1 once.",
+            lambda costs, labels, seams: float((labels[1:] != labels[:-1]).sum()) + _fit(costs, labels),
+            "Every seam costs 1 here: add seams[i] where labels[i] and labels[i + 1] differ.",
+            lambda costs, labels, seams: (
+                float(np.mean(costs[labels, np.arange(len(labels))])) + float(seams[labels[1:] != labels[:-1]].sum())
             ),
-            (
-                lambda costs, labels, seams: _fit(costs, labels) + float(seams[labels[1:] == labels[:-1]].sum()),
-                "Seams are paid where labels agree: it is the other way round.",
-            ),
-            (
-                lambda costs, labels, seams: _energy(costs, costs.argmin(axis=0), seams),
-                "These are the cheapest labels: take the ones you are given.",
-            ),
-            (
-                lambda costs, labels, seams: float(costs[labels].sum() + seams[labels[1:] != labels[:-1]].sum()),
-                "costs[labels] takes whole rows: take one cost a pixel, costs[labels, np.arange(n)].",
-            ),
-            (
-                lambda costs, labels, seams: _fit(costs, labels) + float((seams * np.abs(np.diff(labels))).sum()),
-                "A seam costs the same whichever labels meet: do not multiply by their difference.",
-            ),
-            (
-                lambda costs, labels, seams: 2 * _energy(costs, labels, seams) - _fit(costs, labels),
-                "Every seam is paid twice: go through the pairs i, i + 1 once.",
-            ),
-            (
-                lambda costs, labels, seams: float((labels[1:] != labels[:-1]).sum()) + _fit(costs, labels),
-                "Every seam costs 1 here: add seams[i] where labels[i] and labels[i + 1] differ.",
-            ),
-            (
-                lambda costs, labels, seams: (
-                    float(np.mean(costs[labels, np.arange(len(labels))]))
-                    + float(seams[labels[1:] != labels[:-1]].sum())
-                ),
-                "The costs of the pixels are averaged: add them up, as the seams are.",
-            ),
+            "The costs of the pixels are averaged: add them up, as the seams are.",
         ),
     ),
     "07.2": Exercise(
         cases=_moves,
         solution=_usable,
         praise="Such a copy never looks under the hole.",
-        mistakes=(
-            (
-                lambda hole, offsets: _sources(hole, offsets)[2].all(axis=1),
-                "A copy may still lie under the hole: its sources have to be visible too.",
-            ),
-            (
-                lambda hole, offsets: np.array(
-                    [_usable(hole, offset[None])[0] or not offset.any() for offset in offsets]
-                ),
-                "The offset (0, 0) copies the hole onto itself: it may not serve.",
-            ),
-            (_usable_in_part, "One usable pixel is not enough here: use all, not any."),
-            (
-                lambda hole, offsets: _usable(hole, -offsets),
-                "The sign is reversed: the source of (y, x) is (y, x) + offset.",
-            ),
-            (
-                lambda hole, offsets: _usable(hole, offsets[:, ::-1]),
-                "The order is reversed: an offset is (down, right).",
-            ),
-            (
-                _usable_round,
-                "A negative index counts from the other end, and np.roll wraps round: those lie outside the photo.",
-            ),
-            (
-                lambda hole, offsets: ~_usable(hole, offsets),
-                "True and False are swapped: True = this offset may serve.",
-            ),
+        mistakes=pairs(
+            lambda hole, offsets: _sources(hole, offsets)[2].all(axis=1),
+            "A copy may still lie under the hole: its sources have to be visible too.",
+            lambda hole, offsets: np.array([_usable(hole, offset[None])[0] or not offset.any() for offset in offsets]),
+            "The offset (0, 0) copies the hole onto itself: it may not serve.",
+            _usable_in_part,
+            "One usable pixel is not enough here: use all, not any.",
+            lambda hole, offsets: _usable(hole, -offsets),
+            "The sign is reversed: the source of (y, x) is (y, x) + offset.",
+            lambda hole, offsets: _usable(hole, offsets[:, ::-1]),
+            "The order is reversed: an offset is (down, right).",
+            _usable_round,
+            "A negative index counts from the other end, and np.roll wraps round: those lie outside the photo.",
+            lambda hole, offsets: ~_usable(hole, offsets),
+            "True and False are swapped: True = this offset may serve.",
         ),
     ),
     "07.3": Exercise(
         cases=_cost_maps,
         solution=_seam,
         praise="Nothing was tried twice, and no seam was missed.",
-        mistakes=(
-            (
-                _greedy,
-                "This walks to the cheapest neighbour, row by row: add up the best totals first, then walk back.",
-            ),
-            (
-                lambda cost: cost.argmin(axis=1),
-                "These columns are not joined: from row to row a seam moves by one column at most.",
-            ),
-            (
-                lambda cost: _seam(cost, back=False),
-                "The smallest total of each row belongs to different seams: start at the last row and walk back.",
-            ),
-            (
-                lambda cost: _seam(cost, wrap=True),
-                "This seam jumps from one edge to the other: np.roll wraps round, so pad with infinity instead.",
-            ),
-            (lambda cost: _seam(cost[::-1]), "The seam is upside down: reverse it, so that row 0 comes first."),
-            (
-                lambda cost: _seam(cost, reach=2),
-                "This seam moves by two columns: from row to row it may move by one at most.",
-            ),
-            (lambda cost: _seam(cost, reach=0), "This seam goes straight down: it may move by one column a row."),
-            (lambda cost: _seam(-cost), "This is the most expensive seam: take the smallest totals."),
-            (lambda cost: _seam(cost.T), "This seam runs from left to right: it has one column for each row."),
+        mistakes=pairs(
+            _greedy,
+            "This walks to the cheapest neighbour, row by row: add up the best totals first, then walk back.",
+            lambda cost: cost.argmin(axis=1),
+            "These columns are not joined: from row to row a seam moves by one column at most.",
+            partial(_seam, back=False),
+            "The smallest total of each row belongs to different seams: start at the last row and walk back.",
+            partial(_seam, wrap=True),
+            "This seam jumps from one edge to the other: np.roll wraps round, so pad with infinity instead.",
+            lambda cost: _seam(cost[::-1]),
+            "The seam is upside down: reverse it, so that row 0 comes first.",
+            partial(_seam, reach=2),
+            "This seam moves by two columns: from row to row it may move by one at most.",
+            partial(_seam, reach=0),
+            "This seam goes straight down: it may move by one column a row.",
+            lambda cost: _seam(-cost),
+            "This is the most expensive seam: take the smallest totals.",
+            lambda cost: _seam(cost.T),
+            "This seam runs from left to right: it has one column for each row.",
         ),
     ),
     "07.4": Exercise(
         cases=_pictures,
         solution=_mix,
         praise="This is the last line of repair_photo, which lets you choose the share.",
-        mistakes=(
-            (
-                lambda photo, guide, copied, hole, share: np.where(
-                    hole[..., None], np.round(guide + share * (copied - guide)).astype(np.uint8), photo
-                ),
-                "copied - guide wraps round below zero in uint8: turn one of them into floats first.",
+        mistakes=pairs(
+            lambda photo, guide, copied, hole, share: np.where(
+                hole[..., None], np.round(guide + share * (copied - guide)).astype(np.uint8), photo
             ),
-            (
-                lambda photo, guide, copied, hole, share: np.where(
-                    hole[..., None], guide + share * (copied.astype(float) - guide), photo
-                ),
-                "The mixture has fractions: round it, then turn it into uint8.",
+            "copied - guide wraps round below zero in uint8: turn one of them into floats first.",
+            lambda photo, guide, copied, hole, share: np.where(
+                hole[..., None], guide + share * (copied.astype(float) - guide), photo
             ),
-            (
-                lambda photo, guide, copied, hole, share: _mix(photo, guide, copied, hole, share, np.ceil),
-                "Fractions are rounded up: round to the nearest whole number, np.round.",
-            ),
-            (
-                lambda photo, guide, copied, hole, share: _mix(photo, guide, copied, hole, share, np.floor),
-                "astype(np.uint8) cuts the fraction off: round first.",
-            ),
-            (
-                lambda photo, guide, copied, hole, share: _mix(photo, guide, copied, np.ones_like(hole), share),
-                "Visible pixels have changed: outside the hole the photo stays as it is.",
-            ),
-            (
-                lambda photo, guide, copied, hole, share: _mix(photo, copied, guide, hole, share),
-                "The share is reversed: 0 is the guide alone, 1 the copy alone.",
-            ),
-            (
-                lambda photo, guide, copied, hole, share: _mix(guide, guide, copied, hole, share),
-                "Outside the hole this shows the guide: take the photo there.",
-            ),
-            (
-                lambda photo, guide, copied, hole, share: _mix(photo, guide, copied, ~hole, share),
-                "The hole is inverted: True = hidden, and only those pixels change.",
-            ),
+            "The mixture has fractions: round it, then turn it into uint8.",
+            partial(_mix, whole_numbers=np.ceil),
+            "Fractions are rounded up: round to the nearest whole number, np.round.",
+            partial(_mix, whole_numbers=np.floor),
+            "astype(np.uint8) cuts the fraction off: round first.",
+            lambda photo, guide, copied, hole, share: _mix(photo, guide, copied, np.ones_like(hole), share),
+            "Visible pixels have changed: outside the hole the photo stays as it is.",
+            lambda photo, guide, copied, hole, share: _mix(photo, copied, guide, hole, share),
+            "The share is reversed: 0 is the guide alone, 1 the copy alone.",
+            lambda photo, guide, copied, hole, share: _mix(guide, guide, copied, hole, share),
+            "Outside the hole this shows the guide: take the photo there.",
+            lambda photo, guide, copied, hole, share: _mix(photo, guide, copied, ~hole, share),
+            "The hole is inverted: True = hidden, and only those pixels change.",
         ),
     ),
     "07.5": Exercise(
         cases=_rows,
         solution=_blend,
         praise="The same equations, for two directions, blend a facade.",
-        mistakes=(
-            (
-                lambda row, hidden, copied: _blend(row, hidden, copied, garbage=True),
-                "What `row` holds in the gap counts as known here: set it to 0 before you take the steps.",
-            ),
-            (
-                lambda row, hidden, copied: np.where(hidden, copied, row),
-                "This is the plain copy: take its steps from pixel to pixel, not its values.",
-            ),
-            (
-                lambda row, hidden, copied: _blend(row, hidden, np.zeros_like(copied)),
-                "The steps of the copy are missing: this is a straight line from rim to rim.",
-            ),
-            (
-                _from_the_left,
-                "All of the error lands at the right end of the gap: spread it over all steps, by least squares.",
-            ),
-            (
-                lambda row, hidden, copied: _blend(row, hidden, -copied),
-                "The steps have the wrong sign: copied[i + 1] - copied[i] is wanted for row[i + 1] - row[i].",
-            ),
-            (_level, "One shift for the whole copy leaves a jump at both ends: let the shift change along the gap."),
-            (
-                lambda row, hidden, copied: _blend(row, hidden, copied)[hidden],
-                "Return the whole row, the visible values unchanged.",
-            ),
+        mistakes=pairs(
+            partial(_blend, garbage=True),
+            "What `row` holds in the gap counts as known here: set it to 0 before you take the steps.",
+            lambda row, hidden, copied: np.where(hidden, copied, row),
+            "This is the plain copy: take its steps from pixel to pixel, not its values.",
+            lambda row, hidden, copied: _blend(row, hidden, np.zeros_like(copied)),
+            "The steps of the copy are missing: this is a straight line from rim to rim.",
+            _from_the_left,
+            "All of the error lands at the right end of the gap: spread it over all steps, by least squares.",
+            lambda row, hidden, copied: _blend(row, hidden, -copied),
+            "The steps have the wrong sign: copied[i + 1] - copied[i] is wanted for row[i + 1] - row[i].",
+            _level,
+            "One shift for the whole copy leaves a jump at both ends: let the shift change along the gap.",
+            lambda row, hidden, copied: _blend(row, hidden, copied)[hidden],
+            "Return the whole row, the visible values unchanged.",
         ),
     ),
 }

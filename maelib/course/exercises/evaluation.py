@@ -1,11 +1,12 @@
 """Exercises of notebook 06: hole PSNR from whole-picture PSNR, paired comparison, weighted SSIM, best shift."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
 
-from maelib.course.exercises.exercise import Exercise, whole
+from maelib.course.exercises.exercise import Exercise, pairs, whole
 
 C1, C2 = 0.01**2, 0.03**2  # of SSIM, for values from 0 to 1
 LEAST = 2  # px; the shifts of 06.4 must be longer
@@ -125,6 +126,7 @@ def _errors(image: Tensor, hole: Tensor, beyond: int) -> Iterator[tuple[int, int
 def _best(
     image: Tensor,
     hole: Tensor,
+    least: int,
     score: Callable[[Tensor], Tensor] = torch.mean,
     allowed: Callable[[int, int], bool] = lambda dy, dx: max(abs(dy), abs(dx)) > LEAST,
     beyond: int = 0,
@@ -187,162 +189,123 @@ EXERCISES = {
         cases=_wholes,
         solution=lambda psnr, share: psnr + 10 * share.log10(),
         praise="Six decibels at a quarter were the photo's own pixels.",
-        mistakes=(
-            (lambda psnr, share: psnr - 10 * share.log10(), "This adds decibels: the hole is worse than the average."),
-            (lambda psnr, share: psnr + 10 * (1 - share).log10(), "This uses the visible share, 1 - share."),
-            (lambda psnr, share: psnr + 10 * share.log(), "This is the natural logarithm: decibels take log10."),
-            (lambda psnr, share: psnr + 20 * share.log10(), "The error is already squared: the factor is 10, not 20."),
-            (lambda psnr, share: psnr / share, "Decibels are logarithms: a divisor of the error becomes a summand."),
-            (lambda psnr, share: psnr * share, "Decibels are logarithms: a factor of the error becomes a summand."),
+        mistakes=pairs(
+            lambda psnr, share: psnr - 10 * share.log10(),
+            "This adds decibels: the hole is worse than the average.",
+            lambda psnr, share: psnr + 10 * (1 - share).log10(),
+            "This uses the visible share, 1 - share.",
+            lambda psnr, share: psnr + 10 * share.log(),
+            "This is the natural logarithm: decibels take log10.",
+            lambda psnr, share: psnr + 20 * share.log10(),
+            "The error is already squared: the factor is 10, not 20.",
+            lambda psnr, share: psnr / share,
+            "Decibels are logarithms: a divisor of the error becomes a summand.",
+            lambda psnr, share: psnr * share,
+            "Decibels are logarithms: a factor of the error becomes a summand.",
         ),
     ),
     "06.2": Exercise(
         cases=_two_methods,
         solution=_paired,
         praise="What both methods share has cancelled.",
-        mistakes=(
-            (
-                _spread_with(lambda a, b: ((a.var() + b.var()) / len(a)) ** 0.5),
-                "This error is unpaired: take the standard deviation of a - b, not those of a and b.",
-            ),
-            (_spread_with(lambda a, b: (a - b).std()), "This is the spread of one image: divide it by n ** 0.5."),
-            (_spread_with(lambda a, b: (a - b).std() / len(a)), "This divides by n: divide by its root, n ** 0.5."),
-            (_spread_with(lambda a, b: (a - b).var() / len(a)), "This is a variance: take its square root."),
-            (
-                _spread_with(lambda a, b: (a - b).std(correction=0) / len(a) ** 0.5),
-                "This deviation divides by n: estimated from the images, it divides by n - 1, as std() does.",
-            ),
-            (
-                _spread_with(lambda a, b: (a - b).std() / (len(a) - 1) ** 0.5),
-                "std() divides by n - 1 already: the root is that of n.",
-            ),
-            (lambda a, b: _paired(a, b).flip(0), "The order is reversed: the mean comes first, then its error."),
-            (
-                lambda a, b: torch.stack([(a - b).median(), _paired(a, b)[1]]),
-                "This is the median of the differences: take their mean.",
-            ),
-            (lambda a, b: _paired(b, a), "The sign is reversed: the difference is a - b."),
+        mistakes=pairs(
+            _spread_with(lambda a, b: ((a.var() + b.var()) / len(a)) ** 0.5),
+            "This error is unpaired: take the standard deviation of a - b, not those of a and b.",
+            _spread_with(lambda a, b: (a - b).std()),
+            "This is the spread of one image: divide it by n ** 0.5.",
+            _spread_with(lambda a, b: (a - b).std() / len(a)),
+            "This divides by n: divide by its root, n ** 0.5.",
+            _spread_with(lambda a, b: (a - b).var() / len(a)),
+            "This is a variance: take its square root.",
+            _spread_with(lambda a, b: (a - b).std(correction=0) / len(a) ** 0.5),
+            "This deviation divides by n: estimated from the images, it divides by n - 1, as std() does.",
+            _spread_with(lambda a, b: (a - b).std() / (len(a) - 1) ** 0.5),
+            "std() divides by n - 1 already: the root is that of n.",
+            lambda a, b: _paired(a, b).flip(0),
+            "The order is reversed: the mean comes first, then its error.",
+            lambda a, b: torch.stack([(a - b).median(), _paired(a, b)[1]]),
+            "This is the median of the differences: take their mean.",
+            lambda a, b: _paired(b, a),
+            "The sign is reversed: the difference is a - b.",
         ),
     ),
     "06.3": Exercise(
         cases=_windows,
         solution=_ssim,
         praise="Slid over the picture, this is the map that hole_ssim averages.",
-        mistakes=(
-            (
-                lambda x, y, weights: _ssim(x, y, torch.full_like(weights, 1 / weights.numel())),
-                "The weights are not used: every mean here is (weights * ...).sum().",
-            ),
-            (_ssim_uncentred, "Variances and covariance are taken around zero: subtract the means first."),
-            (
-                lambda x, y, weights: _ssim(x, y, weights, 0.01, 0.03),
-                "The constants are squares: 0.01 ** 2 and 0.03 ** 2.",
-            ),
-            (
-                lambda x, y, weights: _ssim(x, y, weights, root=True),
-                "These are standard deviations in place of variances: leave out the square root.",
-            ),
-            (_structure, "This is the structure alone: multiply it by the light."),
-            (
-                lambda x, y, weights: _ssim(x, y, weights / weights.numel()),
-                "A weighted mean is a sum, (weights * x).sum(): the weights already divide.",
-            ),
-            (
-                lambda x, y, weights: _ssim(x, y, weights, scale=x.numel() / (x.numel() - 1)),
-                "The variances are unbiased, divided by n - 1: the weights sum to 1, so leave them as they are.",
-            ),
-            (
-                lambda x, y, weights: _ssim(x, y, weights) / _structure(x, y, weights),
-                "This is the light alone: multiply it by the structure.",
-            ),
-            (lambda x, y, weights: _ssim(x, y, weights, 0, 0), "The constants are missing: 0.01 ** 2 and 0.03 ** 2."),
-            (
-                lambda x, y, weights: _ssim(x, y, weights, C2, C1),
-                "The constants are swapped: 0.01 ** 2 belongs to the means.",
-            ),
+        mistakes=pairs(
+            lambda x, y, weights: _ssim(x, y, torch.full_like(weights, 1 / weights.numel())),
+            "The weights are not used: every mean here is (weights * ...).sum().",
+            _ssim_uncentred,
+            "Variances and covariance are taken around zero: subtract the means first.",
+            lambda x, y, weights: _ssim(x, y, weights, 0.01, 0.03),
+            "The constants are squares: 0.01 ** 2 and 0.03 ** 2.",
+            lambda x, y, weights: _ssim(x, y, weights, root=True),
+            "These are standard deviations in place of variances: leave out the square root.",
+            _structure,
+            "This is the structure alone: multiply it by the light.",
+            lambda x, y, weights: _ssim(x, y, weights / weights.numel()),
+            "A weighted mean is a sum, (weights * x).sum(): the weights already divide.",
+            lambda x, y, weights: _ssim(x, y, weights, scale=x.numel() / (x.numel() - 1)),
+            "The variances are unbiased, divided by n - 1: the weights sum to 1, so leave them as they are.",
+            lambda x, y, weights: _ssim(x, y, weights) / _structure(x, y, weights),
+            "This is the light alone: multiply it by the structure.",
+            lambda x, y, weights: _ssim(x, y, weights, 0, 0),
+            "The constants are missing: 0.01 ** 2 and 0.03 ** 2.",
+            lambda x, y, weights: _ssim(x, y, weights, C2, C1),
+            "The constants are swapped: 0.01 ** 2 belongs to the means.",
         ),
     ),
     "06.4": Exercise(
         cases=_repeating,
-        solution=lambda image, hole, least: _best(image, hole),
+        solution=_best,
         praise="This is the distance at which the facade repeats.",
-        mistakes=(
-            (
-                lambda image, hole, least: _best(image, torch.zeros_like(hole)),
-                "Hidden pixels were compared: a pair counts only if both of its pixels are visible.",
-            ),
-            (
-                lambda image, hole, least: _best(image, hole, torch.sum),
-                "The sum favours shifts with few pairs: divide by their number.",
-            ),
-            (
-                lambda image, hole, least: _best(image, hole, allowed=lambda dy, dx: True),
-                "This shift is too short: the picture agrees with itself wherever it is smooth.",
-            ),
-            (
-                lambda image, hole, least: _best(image, hole, allowed=lambda dy, dx: min(abs(dy), abs(dx)) > LEAST),
-                "A shift that is long in one direction is enough: max(abs(dy), abs(dx)) > least.",
-            ),
-            (
-                lambda image, hole, least: _best(image, hole, allowed=lambda dy, dx: dy**2 + dx**2 > least**2),
-                "This shift is short in both directions: the longer of the two must exceed `least`, not the length.",
-            ),
-            (
-                lambda image, hole, least: _best(image, hole, allowed=lambda dy, dx: max(abs(dy), abs(dx)) >= least),
-                "A shift of exactly `least` is too short: it must exceed `least`.",
-            ),
-            (
-                lambda image, hole, least: _best(
-                    image, hole, allowed=lambda dy, dx: dx >= 0 and max(abs(dy), abs(dx)) > LEAST
-                ),
-                "Shifts to the left are missing: with dy > 0, dx may be negative.",
-            ),
-            (
-                lambda image, hole, least: _best(image, hole, beyond=1),
-                "This shift is half of the picture: it must be shorter than that in both directions.",
-            ),
-            (
-                lambda image, hole, least: _best(image, hole, lambda error: error.sqrt().mean()),
-                "This is the mean absolute error: take the mean of the squares.",
-            ),
-            (lambda image, hole, least: _best(image, hole).flip(0), "The order is reversed: dy, down, comes first."),
-            (
-                lambda image, hole, least: _best(image, hole, lambda error: -error.mean()),
-                "This is the worst shift: take the smallest error.",
-            ),
+        mistakes=pairs(
+            lambda image, hole, least: _best(image, torch.zeros_like(hole), least),
+            "Hidden pixels were compared: a pair counts only if both of its pixels are visible.",
+            partial(_best, score=torch.sum),
+            "The sum favours shifts with few pairs: divide by their number.",
+            partial(_best, allowed=lambda dy, dx: True),
+            "This shift is too short: the picture agrees with itself wherever it is smooth.",
+            partial(_best, allowed=lambda dy, dx: min(abs(dy), abs(dx)) > LEAST),
+            "A shift that is long in one direction is enough: max(abs(dy), abs(dx)) > least.",
+            partial(_best, allowed=lambda dy, dx: dy**2 + dx**2 > LEAST**2),
+            "This shift is short in both directions: the longer of the two must exceed `least`, not the length.",
+            partial(_best, allowed=lambda dy, dx: max(abs(dy), abs(dx)) >= LEAST),
+            "A shift of exactly `least` is too short: it must exceed `least`.",
+            partial(_best, allowed=lambda dy, dx: dx >= 0 and max(abs(dy), abs(dx)) > LEAST),
+            "Shifts to the left are missing: with dy > 0, dx may be negative.",
+            partial(_best, beyond=1),
+            "This shift is half of the picture: it must be shorter than that in both directions.",
+            partial(_best, score=lambda error: error.sqrt().mean()),
+            "This is the mean absolute error: take the mean of the squares.",
+            lambda image, hole, least: _best(image, hole, least).flip(0),
+            "The order is reversed: dy, down, comes first.",
+            partial(_best, score=lambda error: -error.mean()),
+            "This is the worst shift: take the smallest error.",
         ),
     ),
     "06.5": Exercise(
         cases=_methods,
         solution=lambda psnr: _lead(*_halves(psnr)),
         praise="Chosen on some images, judged on others: this number will hold up.",
-        mistakes=(
-            (lambda psnr: _lead(psnr, psnr), "The method is chosen and judged on the same images: split them first."),
-            (
-                lambda psnr: _lead(_halves(psnr)[1], _halves(psnr)[1]),
-                "This chooses on the half that judges: choose on the first half.",
-            ),
-            (
-                lambda psnr: _lead(_halves(psnr)[0], _halves(psnr)[0]),
-                "This judges on the half that chose: judge on the second.",
-            ),
-            (
-                lambda psnr: _lead(*_halves(psnr), _halves(psnr)[0]),
-                "The rival was chosen on the first half: take the best of the others on the second.",
-            ),
-            (
-                _against_itself,
-                "The chosen method is its own rival here: leave it out, and take the best of the others.",
-            ),
-            (
-                lambda psnr: _lead(*_halves(psnr), centre=lambda some: some.median(dim=1).values),
-                "Methods are compared by their medians: compare them by their means.",
-            ),
-            (
-                lambda psnr: -_lead(*_halves(psnr)) * torch.tensor([1.0, -1.0]),
-                "The sign is reversed: a lead is the chosen method minus its rival.",
-            ),
-            (_unpaired_lead, "The error is unpaired: take the standard deviation of the differences, image by image."),
+        mistakes=pairs(
+            lambda psnr: _lead(psnr, psnr),
+            "The method is chosen and judged on the same images: split them first.",
+            lambda psnr: _lead(_halves(psnr)[1], _halves(psnr)[1]),
+            "This chooses on the half that judges: choose on the first half.",
+            lambda psnr: _lead(_halves(psnr)[0], _halves(psnr)[0]),
+            "This judges on the half that chose: judge on the second.",
+            lambda psnr: _lead(*_halves(psnr), _halves(psnr)[0]),
+            "The rival was chosen on the first half: take the best of the others on the second.",
+            _against_itself,
+            "The chosen method is its own rival here: leave it out, and take the best of the others.",
+            lambda psnr: _lead(*_halves(psnr), centre=lambda some: some.median(dim=1).values),
+            "Methods are compared by their medians: compare them by their means.",
+            lambda psnr: -_lead(*_halves(psnr)) * torch.tensor([1.0, -1.0]),
+            "The sign is reversed: a lead is the chosen method minus its rival.",
+            _unpaired_lead,
+            "The error is unpaired: take the standard deviation of the differences, image by image.",
         ),
     ),
 }

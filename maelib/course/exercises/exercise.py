@@ -23,6 +23,11 @@ class Exercise:
     mistakes: tuple[tuple[Callable[..., Any], str], ...]
 
 
+def pairs(*items: Any) -> tuple[tuple[Callable[..., Any], str], ...]:
+    """Pair each wrong solution with the hint that follows it."""
+    return tuple(zip(items[::2], items[1::2], strict=True))
+
+
 def whole(generator: Generator, low: int, high: int) -> int:
     """Draw a whole number from `low` to `high`, both included."""
     return int(torch.randint(low, high + 1, (), generator=generator))

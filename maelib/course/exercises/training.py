@@ -1,11 +1,12 @@
 """Exercises of notebook 05: the schedule, means, what decays, a split by group, resuming from a saved state."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Generator, Tensor, nn
 
-from maelib.course.exercises.exercise import Exercise, real, whole
+from maelib.course.exercises.exercise import Exercise, pairs, real, whole
 from maelib.course.exercises.model_building import draw_model
 from maelib.model import MAEConfig
 
@@ -189,208 +190,127 @@ EXERCISES = {
         cases=_epochs,
         solution=lambda losses, counts: (losses * counts).sum() / counts.sum(),
         praise="Every image counts once, no matter which batch it was in.",
-        mistakes=(
-            (
-                lambda losses, counts: losses.mean(),
-                "This is the mean of the batches: an image of the small last batch counts for more than the others.",
-            ),
-            (
-                lambda losses, counts: (losses * counts).sum(),
-                "This is the sum over all images: divide by the number of images.",
-            ),
-            (
-                lambda losses, counts: (losses * counts).sum() / len(counts),
-                "This divides by the number of batches: divide by the number of images, counts.sum().",
-            ),
-            (
-                lambda losses, counts: losses[:-1].mean(),
-                "The last batch is left out: it is small, but its images count too.",
-            ),
-            (
-                lambda losses, counts: (losses * counts).mean() / counts.max(),
-                "This divides by the size of a full batch: divide by the number of images, counts.sum().",
-            ),
-            (
-                lambda losses, counts: (losses / counts).sum() / (1 / counts).sum(),
-                "The weights are the wrong way round: multiply each loss by its number of images.",
-            ),
+        mistakes=pairs(
+            lambda losses, counts: losses.mean(),
+            "This is the mean of the batches: an image of the small last batch counts for more than the others.",
+            lambda losses, counts: (losses * counts).sum(),
+            "This is the sum over all images: divide by the number of images.",
+            lambda losses, counts: (losses * counts).sum() / len(counts),
+            "This divides by the number of batches: divide by the number of images, counts.sum().",
+            lambda losses, counts: losses[:-1].mean(),
+            "The last batch is left out: it is small, but its images count too.",
+            lambda losses, counts: (losses * counts).mean() / counts.max(),
+            "This divides by the size of a full batch: divide by the number of images, counts.sum().",
+            lambda losses, counts: (losses / counts).sum() / (1 / counts).sum(),
+            "The weights are the wrong way round: multiply each loss by its number of images.",
         ),
     ),
     "05.2": Exercise(
         cases=_schedules,
         solution=_schedule,
         praise="It rises to exactly 1 and leaves from there.",
-        mistakes=(
-            (
-                _smaller_of_two,
-                "This is the smaller of ramp and cosine, which never reaches 1: switch at step `rising` instead.",
+        mistakes=pairs(
+            _smaller_of_two,
+            "This is the smaller of ramp and cosine, which never reaches 1: switch at step `rising` instead.",
+            _cosine_from_the_start,
+            "The rise is right, but the cosine has run since step 0: it must start at 1 when the rise ends.",
+            lambda steps, rising, floor: _cosine_of(steps, rising, floor, 1, steps - rising),
+            "The cosine is a step ahead: it starts at step `rising`, where it is still 1.",
+            lambda steps, rising, floor: _cosine_of(steps, rising, floor, 0, steps - rising - 1),
+            "The last step is at the floor: the cosine should reach it one step later, at step `steps`.",
+            lambda steps, rising, floor: _cosine_of(steps, rising, floor, 0, (steps - rising) / 2),
+            "This is a whole wave, which rises again: half a wave, up to pi, takes all the steps.",
+            lambda steps, rising, floor: (
+                _schedule(steps, rising, 0)[:rising] + [floor + x for x in _schedule(steps, rising, 0)[rising:]]
             ),
-            (
-                _cosine_from_the_start,
-                "The rise is right, but the cosine has run since step 0: it must start at 1 when the rise ends.",
-            ),
-            (
-                lambda steps, rising, floor: _cosine_of(steps, rising, floor, 1, steps - rising),
-                "The cosine is a step ahead: it starts at step `rising`, where it is still 1.",
-            ),
-            (
-                lambda steps, rising, floor: _cosine_of(steps, rising, floor, 0, steps - rising - 1),
-                "The last step is at the floor: the cosine should reach it one step later, at step `steps`.",
-            ),
-            (
-                lambda steps, rising, floor: _cosine_of(steps, rising, floor, 0, (steps - rising) / 2),
-                "This is a whole wave, which rises again: half a wave, up to pi, takes all the steps.",
-            ),
-            (
-                lambda steps, rising, floor: (
-                    _schedule(steps, rising, 0)[:rising] + [floor + x for x in _schedule(steps, rising, 0)[rising:]]
-                ),
-                "The cosine starts above 1: scale it by 1 - floor before you add `floor`.",
-            ),
-            (_without_cosine, "This falls along a straight line: use the cosine, 0.5 * (1 + cos(pi * share))."),
-            (_with_a_dead_step, "The first step has rate 0 and does nothing: the rise is (step + 1) / rising."),
-            (
-                lambda steps, rising, floor: _schedule(steps, rising, 0),
-                "The cosine ends at 0: scale it so that it ends at `floor`.",
-            ),
-            (
-                _cosine_cut_at_the_floor,
-                "A cosine cut off at `floor` stays flat at the end: scale it, floor + (1 - floor) * cosine.",
-            ),
+            "The cosine starts above 1: scale it by 1 - floor before you add `floor`.",
+            _without_cosine,
+            "This falls along a straight line: use the cosine, 0.5 * (1 + cos(pi * share)).",
+            _with_a_dead_step,
+            "The first step has rate 0 and does nothing: the rise is (step + 1) / rising.",
+            lambda steps, rising, floor: _schedule(steps, rising, 0),
+            "The cosine ends at 0: scale it so that it ends at `floor`.",
+            _cosine_cut_at_the_floor,
+            "A cosine cut off at `floor` stays flat at the end: scale it, floor + (1 - floor) * cosine.",
         ),
     ),
     "05.3": Exercise(
         cases=_models,
         solution=_undecayed,
         praise="As many as maelib.training.optim.parameter_groups puts under `rest`.",
-        mistakes=(
-            (
-                lambda model: sum(p.requires_grad and (p.ndim < 2 or _apart(n)) for n, p in model.named_parameters()),
-                "This counts tensors: count the numbers in them, parameter.numel().",
+        mistakes=pairs(
+            lambda model: sum(p.requires_grad and (p.ndim < 2 or _apart(n)) for n, p in model.named_parameters()),
+            "This counts tensors: count the numbers in them, parameter.numel().",
+            lambda model: sum(p.numel() for p in model.parameters() if p.requires_grad and p.ndim < 2),
+            "Norms and biases are counted, but tokens and positions, which have three dimensions, are missing.",
+            lambda model: sum(
+                p.numel() for n, p in model.named_parameters() if p.requires_grad and (p.ndim < 2 or "token" in n)
             ),
-            (
-                lambda model: sum(p.numel() for p in model.parameters() if p.requires_grad and p.ndim < 2),
-                "Norms and biases are counted, but tokens and positions, which have three dimensions, are missing.",
+            "Positions are missing: their names contain `pos_embed`.",
+            lambda model: sum(
+                p.numel() for n, p in model.named_parameters() if p.requires_grad and (p.ndim < 2 or "pos_embed" in n)
             ),
-            (
-                lambda model: sum(
-                    p.numel() for n, p in model.named_parameters() if p.requires_grad and (p.ndim < 2 or "token" in n)
-                ),
-                "Positions are missing: their names contain `pos_embed`.",
-            ),
-            (
-                lambda model: sum(
-                    p.numel()
-                    for n, p in model.named_parameters()
-                    if p.requires_grad and (p.ndim < 2 or "pos_embed" in n)
-                ),
-                "Tokens are missing: their names contain `token`.",
-            ),
-            (
-                lambda model: sum(p.numel() for n, p in model.named_parameters() if p.ndim < 2 or _apart(n)),
-                "Frozen parameters are counted too: only those with requires_grad are trained.",
-            ),
-            (
-                lambda model: _trainable(model) - _undecayed(model),
-                "These are the decayed parameters: count the others.",
-            ),
+            "Tokens are missing: their names contain `token`.",
+            lambda model: sum(p.numel() for n, p in model.named_parameters() if p.ndim < 2 or _apart(n)),
+            "Frozen parameters are counted too: only those with requires_grad are trained.",
+            lambda model: _trainable(model) - _undecayed(model),
+            "These are the decayed parameters: count the others.",
         ),
     ),
     "05.4": Exercise(
         cases=_groups,
         solution=_in_validation,
         praise="No group has a member on both sides.",
-        mistakes=(
-            (
-                _cut_to_size,
-                "The number is right, but the last group is cut in two: take whole groups, even beyond `wanted`.",
-            ),
-            (_stopped_before, "Validation gets too few images: take groups until it has at least `wanted`."),
-            (
-                lambda groups, order, wanted: _in_validation(groups, order, wanted + 1),
-                "With exactly `wanted` images validation has enough: stop there.",
-            ),
-            (
-                lambda groups, order, wanted: torch.isin(groups, torch.tensor(order[:wanted])),
-                "This takes `wanted` groups: `wanted` counts images.",
-            ),
-            (
-                lambda groups, order, wanted: torch.isin(torch.arange(len(groups)), torch.tensor(order[:wanted])),
-                "The group numbers are used as image numbers: find the images of a group, groups == group.",
-            ),
-            (
-                lambda groups, order, wanted: ~_in_validation(groups, order, wanted),
-                "This is the training part: True means validation.",
-            ),
-            (
-                lambda groups, order, wanted: _in_validation(groups, sorted(order), wanted),
-                "The groups are taken by number: take them in `order`, which was drawn at random.",
-            ),
+        mistakes=pairs(
+            _cut_to_size,
+            "The number is right, but the last group is cut in two: take whole groups, even beyond `wanted`.",
+            _stopped_before,
+            "Validation gets too few images: take groups until it has at least `wanted`.",
+            lambda groups, order, wanted: _in_validation(groups, order, wanted + 1),
+            "With exactly `wanted` images validation has enough: stop there.",
+            lambda groups, order, wanted: torch.isin(groups, torch.tensor(order[:wanted])),
+            "This takes `wanted` groups: `wanted` counts images.",
+            lambda groups, order, wanted: torch.isin(torch.arange(len(groups)), torch.tensor(order[:wanted])),
+            "The group numbers are used as image numbers: find the images of a group, groups == group.",
+            lambda groups, order, wanted: ~_in_validation(groups, order, wanted),
+            "This is the training part: True means validation.",
+            lambda groups, order, wanted: _in_validation(groups, sorted(order), wanted),
+            "The groups are taken by number: take them in `order`, which was drawn at random.",
         ),
     ),
     "05.5": Exercise(
         cases=_interrupted,
         solution=_adamw,
         praise="To the digits checked, this is the run that nobody interrupted.",
-        mistakes=(
-            (
-                lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, _fresh(weight), lr, decay),
-                "This is a fresh optimizer: start from state's `m`, `v` and `step`.",
+        mistakes=pairs(
+            lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, _fresh(weight), lr, decay),
+            "This is a fresh optimizer: start from state's `m`, `v` and `step`.",
+            lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, {**state, "step": 0}, lr, decay),
+            "`m` and `v` continue, but the step starts again at 1: the corrections then enlarge both.",
+            partial(_adamw, once=True),
+            "The step does not change: add 1 before each correction.",
+            partial(_adamw, late=True),
+            "The corrections are one step behind: add 1 to `step` before you use it.",
+            lambda weight, gradients, state, lr, decay: _adamw(
+                weight, gradients, {**state, "step": state["step"] + 1}, lr, decay
             ),
-            (
-                lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, {**state, "step": 0}, lr, decay),
-                "`m` and `v` continue, but the step starts again at 1: the corrections then enlarge both.",
-            ),
-            (
-                lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, decay, once=True),
-                "The step does not change: add 1 before each correction.",
-            ),
-            (
-                lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, decay, late=True),
-                "The corrections are one step behind: add 1 to `step` before you use it.",
-            ),
-            (
-                lambda weight, gradients, state, lr, decay: _adamw(
-                    weight, gradients, {**state, "step": state["step"] + 1}, lr, decay
-                ),
-                "The corrections are one step ahead: the first gradient here belongs to step `step` + 1.",
-            ),
-            (
-                lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, decay, inside=True),
-                "1e-8 is added under the root: take the root of the corrected v first.",
-            ),
-            (
-                lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, decay, after=True),
-                "The weights shrink after the update: shrink them first, then subtract.",
-            ),
-            (
-                lambda weight, gradients, state, lr, decay: _adamw(weight, gradients[:-1], state, lr, decay),
-                "The last gradient is missing: every row of `gradients` is a step.",
-            ),
-            (
-                lambda weight, gradients, state, lr, decay: _adamw(
-                    weight, gradients, state, lr, decay, corrected=False
-                ),
-                "The corrections are missing: divide m by 1 - 0.9**step and v by 1 - 0.999**step.",
-            ),
-            (
-                lambda weight, gradients, state, lr, decay: _adamw(
-                    weight, gradients, state, lr, decay, overwritten=True
-                ),
-                "The corrected m and v went into the next step: correct copies, and leave m and v as they are.",
-            ),
-            (
-                lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, decay, coupled=True),
-                "The decay went through the gradient, as in Adam: AdamW shrinks the weight itself, by 1 - lr * decay.",
-            ),
-            (
-                lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, decay / lr),
-                "The weights shrink by 1 - decay: include the learning rate, 1 - lr * decay.",
-            ),
-            (
-                lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, 0),
-                "The weights do not decay: multiply them by 1 - lr * decay before each update.",
-            ),
+            "The corrections are one step ahead: the first gradient here belongs to step `step` + 1.",
+            partial(_adamw, inside=True),
+            "1e-8 is added under the root: take the root of the corrected v first.",
+            partial(_adamw, after=True),
+            "The weights shrink after the update: shrink them first, then subtract.",
+            lambda weight, gradients, state, lr, decay: _adamw(weight, gradients[:-1], state, lr, decay),
+            "The last gradient is missing: every row of `gradients` is a step.",
+            partial(_adamw, corrected=False),
+            "The corrections are missing: divide m by 1 - 0.9**step and v by 1 - 0.999**step.",
+            partial(_adamw, overwritten=True),
+            "The corrected m and v went into the next step: correct copies, and leave m and v as they are.",
+            partial(_adamw, coupled=True),
+            "The decay went through the gradient, as in Adam: AdamW shrinks the weight itself, by 1 - lr * decay.",
+            lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, decay / lr),
+            "The weights shrink by 1 - decay: include the learning rate, 1 - lr * decay.",
+            lambda weight, gradients, state, lr, decay: _adamw(weight, gradients, state, lr, 0),
+            "The weights do not decay: multiply them by 1 - lr * decay before each update.",
         ),
     ),
 }
