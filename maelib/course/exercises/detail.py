@@ -118,9 +118,9 @@ def _greedy(cost: np.ndarray) -> np.ndarray:
 
 
 def _pictures(generator: Generator) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]]:
-    """Photo, guide, copy, all uint8 `(H, W, 3)`, a hole and a share; one row; no hole; a third never ends in a half."""
+    """Photo, guide, copy, all uint8 `(H, W, 3)`, a hole and a share; one row; no hole; no halves."""
     rng, cases = _numpy(generator), []
-    for height, hidden, share in ((4, 0.5, 1 / 3), (1, 0.4, 0.0), (3, 0.4, 1.0), (2, 0.0, 0.25), (4, 0.6, 2 / 3)):
+    for height, hidden, share in ((4, 0.5, 0.3713), (1, 0.4, 0.0), (3, 0.4, 1.0), (2, 0.0, 0.25), (4, 0.6, 0.6181)):
         photo, guide, copied = rng.integers(0, 256, (3, height, 5, 3)).astype(np.uint8)
         cases.append((photo, guide, copied, rng.random((height, 5)) < hidden, share))
     return cases

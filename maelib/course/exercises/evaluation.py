@@ -30,9 +30,9 @@ def _two_methods(generator: Generator) -> list[tuple[Tensor, Tensor]]:
     return [(18 + 3 * image + 0.4 * first, 17.5 + 3 * image + 0.4 * second) for image, first, second in noises]
 
 
-def _paired(a: Tensor, b: Tensor) -> Tensor:
+def _paired(a: Tensor, b: Tensor, middle: Callable[[Tensor], Tensor] = torch.mean) -> Tensor:
     difference = a - b
-    return torch.stack([difference.mean(), difference.std() / len(a) ** 0.5])
+    return torch.stack([middle(difference), difference.std() / len(a) ** 0.5])
 
 
 def _spread_with(spread: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
@@ -54,13 +54,20 @@ def _windows(generator: Generator) -> list[tuple[Tensor, Tensor, Tensor]]:
 
 
 def _ssim(
-    x: Tensor, y: Tensor, weights: Tensor, c1: float = C1, c2: float = C2, root: bool = False, scale: float = 1
+    x: Tensor,
+    y: Tensor,
+    weights: Tensor,
+    c1: float = C1,
+    c2: float = C2,
+    root: bool = False,
+    scale: float = 1,
+    both: bool = True,
 ) -> Tensor:
     """SSIM of one window; `root` and `scale` change the variances, which is a usual mistake."""
     mean_x, mean_y = (weights * x).sum(), (weights * y).sum()
     var_x, var_y = ((weights * (z - mean) ** 2).sum() for z, mean in ((x, mean_x), (y, mean_y)))
     cov = (weights * (x - mean_x) * (y - mean_y)).sum()
-    var_x, var_y = var_x * scale, var_y * scale
+    var_x, var_y, cov = var_x * scale, var_y * scale, cov * (scale if both else 1)
     if root:
         var_x, var_y = var_x**0.5, var_y**0.5
     return (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1) * (2 * cov + c2) / (var_x + var_y + c2)
@@ -158,12 +165,13 @@ def _lead(
     judge: Tensor,
     rivals: Tensor | None = None,
     centre: Callable[[Tensor], Tensor] = lambda psnr: psnr.mean(dim=1),
+    middle: Callable[[Tensor], Tensor] = torch.mean,
 ) -> Tensor:
     """Mean and standard error of the lead, on `judge` `(M, n)`, of the best on `choose` over the best on `rivals`."""
     chosen = int(centre(choose).argmax())
     means = centre(judge if rivals is None else rivals).clone()
     means[chosen] = -torch.inf
-    return _paired(judge[chosen], judge[int(means.argmax())])
+    return _paired(judge[chosen], judge[int(means.argmax())], middle)
 
 
 def _halves(psnr: Tensor) -> tuple[Tensor, Tensor]:
@@ -223,7 +231,7 @@ EXERCISES = {
             "std() divides by n - 1 already: the root is that of n.",
             lambda a, b: _paired(a, b).flip(0),
             "The order is reversed: the mean comes first, then its error.",
-            lambda a, b: torch.stack([(a - b).median(), _paired(a, b)[1]]),
+            partial(_paired, middle=torch.median),
             "This is the median of the differences: take their mean.",
             lambda a, b: _paired(b, a),
             "The sign is reversed: the difference is a - b.",
@@ -246,6 +254,8 @@ EXERCISES = {
             "This is the structure alone: multiply it by the light.",
             lambda x, y, weights: _ssim(x, y, weights / weights.numel()),
             "A weighted mean is a sum, (weights * x).sum(): the weights already divide.",
+            lambda x, y, weights: _ssim(x, y, weights, scale=x.numel() / (x.numel() - 1), both=False),
+            "The variances are unbiased but the covariance is not: the weights sum to 1, so divide by nothing.",
             lambda x, y, weights: _ssim(x, y, weights, scale=x.numel() / (x.numel() - 1)),
             "The variances are unbiased, divided by n - 1: the weights sum to 1, so leave them as they are.",
             lambda x, y, weights: _ssim(x, y, weights) / _structure(x, y, weights),
@@ -300,6 +310,8 @@ EXERCISES = {
             "The rival was chosen on the first half: take the best of the others on the second.",
             _against_itself,
             "The chosen method is its own rival here: leave it out, and take the best of the others.",
+            lambda psnr: _lead(*_halves(psnr), middle=torch.median),
+            "This is the median of the differences: take their mean.",
             lambda psnr: _lead(*_halves(psnr), centre=lambda some: some.median(dim=1).values),
             "Methods are compared by their medians: compare them by their means.",
             lambda psnr: -_lead(*_halves(psnr)) * torch.tensor([1.0, -1.0]),
