@@ -11,13 +11,11 @@ import pytest
 from maelib.course.mark import MarkConfig, mark
 from maelib.course.runner import needed
 
-pytestmark = [
-    pytest.mark.skipif(os.name != "posix", reason="limits of a process"),
-    pytest.mark.filterwarnings("ignore"),
-]
+pytestmark = [pytest.mark.skipif(os.name != "posix", reason="limits"), pytest.mark.filterwarnings("ignore")]
 IMPORTS = "import os, sys\nimport torch\nfrom maelib.course import check"
 SHARE = "def hidden_share(mask):\n    return mask.float().mean(dim=1)"
 CHECK = 'check("00.1", hidden_share)'
+OTHERS = 'check("00.2", ...)\ncheck("00.3", ...)'
 
 
 def write(path: Path, *cells: str) -> None:
@@ -54,13 +52,7 @@ def test_a_class_gets_a_table_and_a_page_each_with_a_hint_of_its_own(tmp_path: P
     write(tmp_path / "anne" / "=1.ipynb", *MIXED)
     (tmp_path / "broken.ipynb").write_text("{")
     found = marks(tmp_path)
-    assert found["anne/=1", "00.1"] == (
-        "passed",
-        "A mask turned into numbers averages to the share of patches that it hides.",
-    )
-    assert found["anne/=1", "00.2"][0] == "hint"
-    assert found["anne/=1", "00.2"][1].startswith("Prediction and picture are swapped")
-    assert found["anne/=1", "00.3"] == ("not attempted", "")
+    assert [found["anne/=1", f"00.{k}"][0] for k in (1, 2, 3)] == ["passed", "hint", "not attempted"]
     assert found["broken", ""][0] == "error"
     page = (tmp_path / "out" / "feedback" / "anne" / "=1.md").read_text()
     assert "1 of 3 exercises passed." in page
@@ -71,13 +63,7 @@ def test_a_class_gets_a_table_and_a_page_each_with_a_hint_of_its_own(tmp_path: P
 
 def test_only_the_cells_that_answers_depend_on_are_needed() -> None:
     slow = ["for epoch in range(10**9):\n    pass", "x = 1", "!sleep 9", "def ("]
-    used = [
-        IMPORTS,
-        "scale = x_1 = 2",
-        "x_0 = x_1",
-        "def hidden_share(mask):\n    x = 3\n    return lambda: x_0 + x",
-        CHECK,
-    ]
+    used = [IMPORTS, "scale = x_1 = 2", "x_0 = x_1", body("x = 3\nreturn lambda: x_0 + x"), CHECK]
     assert needed([*slow, *used], set()) == used
     assert needed([*slow, *used[:-1]], {"hidden_share"}) == used[1:-1]
 
@@ -86,7 +72,8 @@ HOSTILE = {  # cells after the imports, the result of 00.1, a part of its text
     "learnt by heart": ([body("return [0.25, 0.5, 0.125]"), CHECK], "hint", ""),
     "missing cells": (['check("00.2", None)'], "not attempted", ""),
     "no check cell": ([SHARE, 'check("00.2", None)'], "passed", ""),
-    "hidden dependence": (['globals()["axis"] = 1', body("return mask.float().mean(dim=axis)"), CHECK], "passed", ""),
+    "hidden dependence": (['globals()["axis"] = 1', body("return mask.float().mean(dim=axis)"), CHECK, OTHERS],
+                          "passed", ""),
     "looks for the seed": (
         [body("import gc\nseen = [o for o in gc.get_objects() if isinstance(o, (str, dict, list))]\n"
               "found = ('the ' + 'secret' in str(os.environ) + str(sys.argv) + open('/proc/self/environ').read()"
@@ -101,7 +88,7 @@ HOSTILE = {  # cells after the imports, the result of 00.1, a part of its text
     "removes its folder": (["import shutil\nshutil.rmtree(os.getcwd())", SHARE, CHECK], "passed", ""),
     "loops": ([body("while True:\n    try:\n        while True: pass\n    except: pass"), CHECK], "time limit", ""),
     "eight gigabytes": ([body("return torch.zeros(2**31)"), CHECK], "hint", "It stops with RuntimeError"),
-    "prints gigabytes": ([body("for _ in range(300):\n    print('x' * 2**23)\nreturn mask.float().mean(1)"), CHECK],
+    "prints gigabytes": ([body("for _ in range(99):\n    print('x' * 2**23)\nreturn mask.float().mean(1)"), CHECK],
                          "passed", ""),
     "large result": ([body("return torch.zeros(10**7)"), CHECK], "hint", "returns a Tensor"),
     "writes a large file": ([body("open('f', 'wb').write(bytes(2**27))"), CHECK], "hint", "OSError"),

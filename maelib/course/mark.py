@@ -172,7 +172,7 @@ def _run(
     limits = {"RLIMIT_AS": int(config.memory * 2**30), "RLIMIT_FSIZE": LARGEST, "RLIMIT_CORE": 0}
     if prefix:  # a namespace of its own counts its own processes alone
         limits["RLIMIT_NPROC"] = 256
-    drawn = {exercise: [cases(exercise, seed), cases(exercise, seed)] for exercise, seed in seeds.items()}
+    drawn = pickle.dumps({exercise: cases(exercise, seed) for exercise, seed in seeds.items()})
     job = {"cells": code, "functions": _functions(code, lesson), "cases": drawn, "limits": limits}
     known = (
         "PATH",

@@ -88,6 +88,35 @@ def encode(value: Any) -> Any:
     return {"other": type(value).__name__[:100]}
 
 
+def run(shell: InteractiveShell, source: str, seconds: float) -> BaseException | None:
+    """Run a cell, and return what it raises."""
+    try:
+        with time_limit(seconds):
+            result = shell.run_cell(source, silent=True)
+            return result.error_before_exec or result.error_in_exec
+    except BaseException as error:
+        return error
+
+
+def try_answer(
+    name: str, answer: Any, given: list[tuple], kept: list[tuple], failed: list[BaseException], seconds: float
+) -> dict[str, Any]:
+    """The report on an answer; one that is missing is explained by the cells that `failed`."""
+    line: dict[str, Any] = {"exercise": name}
+    started = time.perf_counter()
+    try:
+        if answer is None and failed:
+            raise failed[0]
+        with time_limit(seconds):
+            outcomes = attempt(answer, given, kept)
+        line["outcomes"] = [[encode(outcome.value), list(outcome.changed)] for outcome in outcomes]
+    except TimeLimitError:
+        line["late"] = True
+    except BaseException as error:
+        line["broken"] = f"{type(error).__name__}: {error}"[:1000]
+    return {**line, "seconds": time.perf_counter() - started}
+
+
 def main() -> None:
     job = pickle.load(sys.stdin.buffer)  # written by the marker, before any code of the notebook has run
     report = os.fdopen(os.dup(1), "w")
@@ -96,46 +125,22 @@ def main() -> None:
     for kind, limit in job["limits"].items():
         with suppress(ValueError, OSError):  # macOS does not limit memory in this way
             resource.setrlimit(getattr(resource, kind), (limit, limit))
-    handed, errors = {}, []
-    course.check = sys.modules["maelib.course.check"].check = lambda name, answer, *_: handed.update({name: answer})
+    handed: dict[str, Any] = {}
+    course.check = sys.modules["maelib.course.check"].check = lambda name, answer, seed=0: handed.update({name: answer})
     shell = InteractiveShell.instance()
-
-    def run(cells: list[str]) -> bool:
-        """Run `cells`, and say whether they lacked a name."""
-        errors.clear()
-        for source in cells:
-            try:
-                with time_limit(job["seconds"]):
-                    result = shell.run_cell(source, silent=True)
-                    error = result.error_before_exec or result.error_in_exec
-            except BaseException as raised:
-                error = raised
-            if error is not None:
-                errors.append((source, error))
-        return any(isinstance(error, NameError) for _, error in errors)
-
-    def answer_to(name: str) -> Any:
-        return handed.get(name, shell.user_ns.get(job["functions"].get(name)))
-
-    if run(needed(job["cells"], set(job["functions"].values()))) or None in map(answer_to, job["cases"]):
-        run(job["cells"])  # something is set where no reading of the source shows it
-    for name, (given, kept) in job["cases"].items():
-        answer, started = answer_to(name), time.perf_counter()
-        pattern = rf"\b{job['functions'].get(name, name)}\b|{name}"
-        line: dict[str, Any] = {"exercise": name}
-        failed = next((error for source, error in errors if re.search(pattern, source)), None)
-        try:
-            if answer is None and failed is not None:
-                raise failed
-            with time_limit(job["seconds"]):
-                outcomes = attempt(answer, given, kept)
-        except TimeLimitError:
-            line["late"] = True
-        except BaseException as error:
-            line["broken"] = f"{type(error).__name__}: {error}"[:1000]
-        else:
-            line["outcomes"] = [[encode(outcome.value), list(outcome.changed)] for outcome in outcomes]
-        print(json.dumps({**line, "seconds": time.perf_counter() - started}), file=report, flush=True)
+    for cells in (needed(job["cells"], set(job["functions"].values())), job["cells"]):
+        errors = [(source, error) for source in cells if (error := run(shell, source, job["seconds"]))]
+        lacking = any(isinstance(error, NameError) for _, error in errors)
+        drawn, kept = pickle.loads(job["cases"]), pickle.loads(job["cases"])
+        for name in drawn:
+            function = job["functions"].get(name, name)
+            answer = handed.get(name, shell.user_ns.get(function))
+            failed = [error for source, error in errors if re.search(rf"\b{function}\b|{re.escape(name)}", source)]
+            line = json.dumps(try_answer(name, answer, drawn[name], kept[name], failed, job["seconds"]))
+            lacking = lacking or answer is None or "NameError" in line
+            print(line, file=report, flush=True)
+        if not lacking:
+            break  # otherwise something is set where no reading of the source shows it: run every cell
 
 
 if __name__ == "__main__":
