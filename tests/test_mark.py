@@ -62,9 +62,9 @@ def test_a_class_gets_a_table_and_a_page_each_with_a_hint_of_its_own(tmp_path: P
 
 
 def test_only_the_cells_that_answers_depend_on_are_needed() -> None:
-    slow = ["for epoch in range(10**9):\n    pass", "x = 1", "!sleep 9", "def ("]
+    slow = ["for epoch in range(10**9):\n    pass", "x = x_0 = 1", "!sleep 9", "def ("]
     used = [IMPORTS, "scale = x_1 = 2", "x_0 = x_1", body("x = 3\nreturn lambda: x_0 + x"), CHECK]
-    assert needed([*slow, *used], set()) == used
+    assert needed([*slow, *used, "x_1 = 4"], set()) == used
     assert needed([*slow, *used[:-1]], {"hidden_share"}) == used[1:-1]
 
 

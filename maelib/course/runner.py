@@ -44,31 +44,33 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def names_of(source: str) -> tuple[set[str], set[str]]:
-    """The global names that a cell sets, and those that it or its functions read."""
-    top = symtable.symtable(TransformerManager().transform_cell(source), "cell", "exec")
-    sets = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
-    reads, tables = set(), [top]
+def names_of(source: str) -> tuple[set[str], set[str], set[str]]:
+    """The global names that a cell sets, those that it reads at once, and those that its functions read when called."""
+    try:
+        top = symtable.symtable(TransformerManager().transform_cell(source), "cell", "exec")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set(), set(), set()
+    later, tables = set(), [*top.get_children()]
     for table in tables:
         tables += table.get_children()
-        reads |= {s.get_name() for s in table.get_symbols() if s.is_referenced() and (table is top or s.is_global())}
-    return sets, reads
+        later |= {s.get_name() for s in table.get_symbols() if s.is_referenced() and s.is_global()}
+    sets = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
+    return sets, {s.get_name() for s in top.get_symbols() if s.is_referenced()}, later
 
 
 def needed(cells: list[str], functions: set[str]) -> list[str]:
-    """The cells on which the answers depend: those that check, those that set a name which these read, and so on."""
-    known = []
-    for source in cells:
-        try:
-            known.append(names_of(source))
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
-            known.append((set(), set()))
-    wanted, chosen = set(functions), set()
-    while more := {
-        i for i, (sets, reads) in enumerate(known) if i not in chosen and (sets & wanted or "check" in reads - sets)
-    }:
-        chosen |= more
-        wanted |= {name for i in more for name in known[i][1]}
+    """The cells on which answers depend: those that check, those that set what these read by then, and so on."""
+    known = [names_of(source) for source in cells]
+    chosen = {i for i, (sets, now, _) in enumerate(known) if "check" in now - sets}
+    asked = {(name, i) for i in chosen for name in known[i][1] | known[i][2]}
+    queue = [*asked, *((name, len(cells)) for name in functions)]
+    for name, before in queue:
+        setters = [i for i, (sets, _, _) in enumerate(known) if name in sets]
+        for i in [j for j in setters if j < before][-1:] or setters[:1]:
+            chosen.add(i)
+            more = {*((other, i) for other in known[i][1]), *((other, before) for other in known[i][2])} - asked
+            asked |= more
+            queue += more
     return [cells[i] for i in sorted(chosen)]
 
 
