@@ -39,6 +39,7 @@ CHECK = re.compile(r"""\bcheck\(\s*["'](\d\d\.\d)["']\s*,\s*(\w+)""")
 TITLE = re.compile(r"^# (\d\d)\. ", re.MULTILINE)
 DTYPES = {"bool": torch.bool, "int": torch.int64, "float": torch.float64}
 ALONE = ["unshare", "--map-root-user", "--net", "--pid", "--fork", "--kill-child"]
+UNSEEN = [*ALONE, "--mount-proc"]  # the command line, which holds the seed, cannot be read either
 LARGEST = 2**26  # bytes of a notebook that is read, and of a file that it may write
 REPORT = 2**23  # bytes of a report that are read
 
@@ -90,7 +91,7 @@ def mark(config: MarkConfig) -> str:
         raise ValueError(f"folder {config.folder} holds no notebook; hand in files that end in .ipynb")
     if os.name != "posix":
         raise OSError("maelib mark needs the limits of Linux or macOS; on Windows, use WSL")
-    prefix = ALONE if _allowed(ALONE) else []
+    prefix = next(filter(_allowed, (UNSEEN, ALONE)), [])
     if not prefix:
         warnings.warn("handed-in code has the network here: `unshare --net` is not allowed", stacklevel=2)
     with ThreadPoolExecutor(config.jobs) as pool:
