@@ -177,6 +177,12 @@ def _compare(command: str, args: list[str]) -> str:
     return table([compare(_parse(ProbeConfig if command == "probe" else FinetuneConfig, command, args))])
 
 
+def _mark(args: list[str]) -> str:
+    from maelib.course.mark import MarkConfig, mark
+
+    return mark(_parse(MarkConfig, "mark", args))
+
+
 def _fetch(args: list[str]) -> str:
     return fetch(_parse(FetchConfig, "fetch", args))
 
@@ -193,6 +199,7 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], str], str]] = {
     "ui": (_ui, "repair a photo in the browser, without a notebook"),
     "probe": (partial(_compare, "probe"), "fit a linear head on frozen features, with few labels"),
     "finetune": (partial(_compare, "finetune"), "train encoder and head, with few labels"),
+    "mark": (_mark, "mark a folder of handed-in notebooks"),
     "fetch": (_fetch, "download photos of facades, or published weights"),
 }
 USAGE = "\n".join([

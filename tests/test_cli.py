@@ -27,6 +27,7 @@ WORK = {
     "reconstruct": "maelib.repair.files.reconstruct",
     "probe": "maelib.transfer.compare.compare",
     "finetune": "maelib.transfer.compare.compare",
+    "mark": "maelib.course.mark.mark",
     "fetch": "maelib.cli.fetch",
     "ui": "maelib.cli.ui",
 }
