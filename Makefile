@@ -20,8 +20,8 @@ NBVAL  := -p nbval_settings --nbval --nbval-current-env --dist loadscope --no-lo
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 STAGES := lint format floors tests notebooks
-.PHONY: help lab test test-all test-lowest setup weights environment notebooks notebooks-plain badges faults bench fuzz \
-        graph picture lock wheel clean $(STAGES:%=stage-%)
+.PHONY: help lab test test-all test-lowest setup weights environment notebooks notebooks-plain publish faults bench fuzz \
+        gpu site graph picture lock wheel clean $(STAGES:%=stage-%)
 
 help:       ## list the commands
 	@sed -n 's/^\([a-z-]*\):.*## */make \1: /p' Makefile
@@ -64,8 +64,8 @@ notebooks: setup ## execute and test the notebooks; NB="01_patching --check" pas
 notebooks-plain: setup ## test every notebook with torch's plain CPU kernels
 	ATEN_CPU_CAPABILITY=default $(PYTEST) $(NBVAL)
 
-badges: setup ## set the repository's address, for Colab: REPO=https://github.com/owner/name, REPO= for none
-	@$(BIN)/python tools/badges.py $(if $(filter undefined,$(origin REPO)),,'$(REPO)')
+publish: setup ## set the address for Colab, Binder and the site: REPO=https://github.com/owner/name, REPO= for none
+	@$(BIN)/python tools/publish.py $(if $(filter undefined,$(origin REPO)),,'$(REPO)')
 
 faults: setup ## plant faults in the library, one by one, and check that a notebook notices each
 	$(BIN)/python tools/faults.py
@@ -75,8 +75,10 @@ bench: setup ## measure speed, data loading and quality for time beside other li
 	    --no-build-isolation -e '.[bench]' && touch $(VENV)/bench; }
 	$(BIN)/python benchmarks/loader.py
 	$(BIN)/python benchmarks/speed.py
-	$(BIN)/python benchmarks/gpu.py
 	$(BIN)/python benchmarks/time_to_quality.py
+
+gpu: setup ## compare a GPU with the CPU, time training on it, and train facade_base; MINUTES=8 bounds it
+	PATH="$(CURDIR)/$(BIN):$$PATH" tools/gpu.sh $(MINUTES)
 
 # Where atheris has no build, as on macOS, hypothesis works alone and the report says so.
 fuzz: setup ## feed ten minutes of broken files to every reader; FUZZ_ARGS="--seconds 60" passes through
@@ -84,12 +86,28 @@ fuzz: setup ## feed ten minutes of broken files to every reader; FUZZ_ARGS="--se
 	    --no-build-isolation -e '.[fuzz]' && touch $(VENV)/fuzz; } || echo "hypothesis works alone"
 	$(BIN)/python benchmarks/fuzz.py $(FUZZ_ARGS)
 
+# Three builds, none of which executes a notebook: the pages, one page of all to print, and each lesson's slides.
+SPHINX = $(BIN)/python -m sphinx -W -q -c docs -d dist/doctrees/$@
+site: setup ## build the web site in dist/site, from what is committed
+	@[ -e $(VENV)/docs ] || { $(if $(UV),uv pip install --python $(BIN)/python,$(BIN)/python -m pip install) \
+	    --no-build-isolation -e '.[docs]' && touch $(VENV)/docs; }
+	rm -rf dist/site dist/doctrees
+	$(SPHINX) -b html . dist/site
+	$(SPHINX)/print -t one_page -b singlehtml . dist/site/print
+	$(SPHINX)/slides -t slides -b revealjs . dist/site/slides
+	sed 's/"#document-[^"#]*#/"#/g' dist/site/print/docs/index.html > dist/site/print/index.html
+	rm -rf dist/site/print/docs dist/site/jupyter_execute dist/jupyter_execute
+	@echo "Open dist/site/index.html."
+
 graph: setup ## draw docs/house.png: the library's modules, their sizes and imports
 	$(BIN)/python tools/graph.py
 
-picture: setup ## run the README's example, which draws data/repair.png
+# The code in the texts makes the pictures beside it.
+picture: setup ## draw the pictures of the README and of the web site's first page
 	sed -n '/^```python$$/,/^```$$/p' README.md | sed '/^```/d' > $(VENV)/example.py
 	cd data && ../$(BIN)/python ../$(VENV)/example.py
+	sed -n '/^```python$$/,/^```$$/p' docs/index.md | sed '/^```/d' > $(VENV)/example.py
+	cd docs/_static && ../../$(BIN)/python ../../$(VENV)/example.py
 
 LOCKED := course classical wandb dev
 lock:       ## pin the environment anew (needs uv); LOCK_ARGS=--upgrade moves to newer versions

@@ -29,7 +29,7 @@ from maelib.facades import draw_facade
 from maelib.masking import hole_boxes
 from maelib.metrics import hole_psnr, hole_sharpness, hole_ssim
 from maelib.model import MaskedAutoencoder
-from maelib.perceptual import VGG19, vgg19
+from maelib.perceptual import LAYERS, VGG19, vgg19
 from maelib.plots import mask_overlay, show_images
 from maelib.repair import detail, seams
 from maelib.repair.evaluate import PSNR_CAP, drawn_tests
@@ -50,10 +50,10 @@ of 8 px, the outline of a drawn occluder. "{UNGUIDED}" is `add_detail` guided by
 repair, with a guide's weight and pull of 0, so that it only takes part in proposing offsets and fills what no copy
 reaches. pypatchmatch compares patches of {2 * RADIUS + 1} px.
 
-Cells: PSNR dB / SSIM / sharpness (1 is the truth's) / distance of VGG19's maps, all in the hole, means over images. The
-distance is a mean square over the places that the hole touches, over channels, and over relu1_1, relu2_1, relu3_1.
-Below, the paired difference to the model alone, mean ± standard error, in PSNR dB / SSIM, and the distance divided by
-the model's. "All" takes an image's three holes as one sample."""
+Cells: PSNR dB / SSIM / sharpness (1 is the truth's), all in the hole, means over images. Below, the paired difference
+to the model alone, mean ± standard error, in PSNR dB / SSIM, and the distance of VGG19's maps divided by the model's,
+at {" / ".join(LAYERS)}. A distance is a mean square over channels and over the places that the hole touches. "All"
+takes an image's three holes as one sample."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class DetailConfig:
 
 
 class Result(NamedTuple):
-    """Of one image: scores `(kinds, methods, 4)` and CPU-seconds of `add_detail`; and pictures of one hole."""
+    """Of one image: scores `(kinds, methods, 6)` and CPU-seconds of `add_detail`; and pictures of one hole."""
 
     methods: list[str]
     scores: np.ndarray
@@ -148,17 +148,17 @@ def find_rival() -> Callable | None:
 
 @torch.no_grad()
 def score(repairs: Sequence[np.ndarray], truth: np.ndarray, hole: np.ndarray, judge: VGG19) -> np.ndarray:
-    """PSNR, SSIM, sharpness and distance of each repair, `(methods, 4)`."""
+    """PSNR, SSIM, sharpness and distances, one a layer, of each repair, `(methods, 6)`."""
     images = torch.from_numpy(np.stack([*repairs, truth])).permute(0, 3, 1, 2) / 255  # (B, H, W, C) -> (B, C, H, W)
     target, where = images[-1:].expand_as(images[:-1]), torch.from_numpy(hole)[None]
     holes = where.expand(len(repairs), *hole.shape)
     columns = [measure(images[:-1], target, holes) for measure in (hole_psnr, hole_ssim, hole_sharpness)]
     columns[0], columns[2] = columns[0].clamp(max=PSNR_CAP), columns[2].where(columns[2].isfinite(), torch.nan)
-    return torch.stack([*columns, distances(images, where, judge)], dim=1).numpy()
+    return torch.stack([*columns, *distances(images, where, judge)], dim=1).numpy()
 
 
-def distances(images: Tensor, hole: Tensor, judge: VGG19) -> Tensor:
-    """Of each image's maps to the last one's, where the hole `(1, H, W)` touches them."""
+def distances(images: Tensor, hole: Tensor, judge: VGG19) -> list[Tensor]:
+    """For each layer, of each image's maps to the last one's, where the hole `(1, H, W)` touches them."""
     top, bottom, left, right = hole_boxes(hole, judge.margin, judge.stride)[0]  # all that those places see
     box = (..., slice(top, bottom), slice(left, right))
     errors = []
@@ -166,7 +166,7 @@ def distances(images: Tensor, hole: Tensor, judge: VGG19) -> Tensor:
         touched = F.adaptive_max_pool2d(hole[box].float(), maps.shape[2:])[0].bool()
         inside = maps[..., touched]  # (B, C, places)
         errors.append((inside[:-1] - inside[-1]).square().mean(dim=(1, 2)))
-    return torch.stack(errors).mean(dim=0)
+    return errors
 
 
 @functools.cache
@@ -210,24 +210,25 @@ def run_all(config: DetailConfig, name: str, images: Tensor) -> list[Result]:
 
 
 def tables(methods: Sequence[str], scores: np.ndarray) -> list[str]:
-    """Means, and paired differences to the model, of scores `(images, kinds, methods, 4)`."""
-    samples = [np.nanmean(scores, axis=1), *scores.swapaxes(0, 1)]  # all kinds, then each: (images, methods, 4)
+    """Means, and paired differences to the model, of scores `(images, kinds, methods, 6)`."""
+    samples = [np.nanmean(scores, axis=1), *scores.swapaxes(0, 1)]  # all kinds, then each: (images, methods, 6)
 
     def paired(some: np.ndarray, one: str, other: str, column: int) -> str:
         gain = some[:, methods.index(one), column] - some[:, methods.index(other), column]
         error, digits = gain.std(ddof=1) / len(gain) ** 0.5, 2 + column
         return f"{gain.mean():+.{digits}f} ± {error:.{digits}f}"
 
-    rows = {"mean": [], "against the model alone": [], f"PSNR dB against {RIVAL}": []}
-    means, gains, beside = rows.values()
+    titles = ("mean", "against the model alone", f"PSNR dB against {RIVAL}", "VGG19 distance, of the model's")
+    rows = {title: [] for title in titles}
+    means, gains, beside, apart = rows.values()
     for k, name in enumerate(methods):
         cells = [some[:, k] for some in samples]
-        cells = ["{:.2f} / {:.3f} / {:.2f} / {:.2f}".format(*np.nanmean(cell, axis=0)) for cell in cells]
+        cells = ["{:.2f} / {:.3f} / {:.2f}".format(*np.nanmean(cell, axis=0)[:3]) for cell in cells]
         means.append([name, *cells])
         if name != MODEL:
-            ratios = [some[:, k, 3].mean() / some[:, methods.index(MODEL), 3].mean() for some in samples]
-            cells = [" / ".join(paired(some, name, MODEL, column) for column in (0, 1)) for some in samples]
-            gains.append([name, *(f"{cell} / {ratio:.2f}" for cell, ratio in zip(cells, ratios, strict=True))])
+            gains.append([name, *(" / ".join(paired(some, name, MODEL, i) for i in (0, 1)) for some in samples)])
+            ratios = [some[:, k, 3:].mean(axis=0) / some[:, methods.index(MODEL), 3:].mean(axis=0) for some in samples]
+            apart.append([name, *(" / ".join(f"{x:.2f}" for x in ratio) for ratio in ratios)])
     if RIVAL in methods:
         beside.append([FULL, *(paired(some, FULL, RIVAL, 0) for some in samples)])
     lines = []

@@ -16,11 +16,13 @@ import torch
 import tyro
 from common import RESULTS, now, write_report
 from peers import make_peer
-from speed import Step, matmul_peak, step_flops
+from speed import Step, WholeStep, matmul_peak, step_flops
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from maelib.masking import random_mask
+from maelib.masking import block_mask, random_mask
 from maelib.model import CONFIGS
 
 KINDS = ("maelib", "maelib, compiled", "Hugging Face", "lightly")
@@ -37,6 +39,12 @@ KERNELS = {
     "fused by the compiler": ("triton",),
     "copies": ("memcpy", "memset", "copy"),
 }
+T4 = {"FLOP": 65e12, "byte": 320e9}  # a second, in fp16: NVIDIA's datasheet of the T4
+ESTIMATE = """\
+Not measured but estimated, for the card of a free Colab session, which has no bf16. An image of the whole step of
+`facade_base` in fp16, perceptual loss included, takes {flops:.0f} GFLOP, and moves {moved:.2f} GB if every operation
+reads and writes its tensors once. At the {peak:.0f} TFLOP/s and {rate:.0f} GB/s of the datasheet that is
+{compute:.1f} ms and {traffic:.1f} ms. The longer of the two allows {images:.0f} images a second; expect less."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +142,41 @@ def where_time_goes(config: GpuConfig, batch: int) -> Iterator[str]:
         yield f"| {kind} | {spent / wall:.0%} |"
 
 
+class Traffic(TorchDispatchMode):
+    """Counts the bytes of the tensors that operations read and write; views cost nothing."""
+
+    moved = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if not function.is_view:
+            tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor)]
+            self.moved += sum(x.nbytes for x in tensors)
+        return result
+
+
+def estimate_t4(batch: int = 2) -> str:
+    """How fast a T4 can be at most, from what a step computes and moves, counted on the CPU."""
+    shape = CONFIGS["facade_base"]
+    images = torch.rand(batch, 3, shape.img_size, shape.img_size)
+    mask = block_mask(batch, shape.grid_size, 0.5, torch.Generator().manual_seed(0))
+    step = Step(WholeStep(shape, "random", torch.float16), torch.float16, images)
+    flops = step_flops(step, mask) / batch
+    with Traffic() as traffic:
+        step(mask)
+    moved = traffic.moved / batch
+    times = flops / T4["FLOP"], moved / T4["byte"]
+    return ESTIMATE.format(
+        flops=flops / 1e9,
+        moved=moved / 1e9,
+        peak=T4["FLOP"] / 1e12,
+        rate=T4["byte"] / 1e9,
+        compute=1e3 * times[0],
+        traffic=1e3 * times[1],
+        images=1 / max(times),
+    )
+
+
 def main(config: GpuConfig) -> None:
     """Measure, and write `gpu.md`."""
     lines: list[str] = []
@@ -143,7 +186,7 @@ def main(config: GpuConfig) -> None:
         write_report(config.out / "gpu.md", "Training on a GPU", ["", *lines])
 
     if not config.device:
-        write("Not measured: this machine has no GPU that torch can use.")
+        write("Not measured: this machine has no GPU that torch can use.", "", "## A T4", "", estimate_t4())
         return
     end = time.monotonic() + 60 * config.minutes
     peak = matmul_peak(torch.bfloat16, config.device, config.side)
@@ -163,7 +206,7 @@ def main(config: GpuConfig) -> None:
             batch = int(row.split("|")[3])
             table = [*where_time_goes(config, batch)]
     head = f"What the card does during compiled steps of `{config.models[0]}`, profiled:"
-    write("", head, "", "| | share of the time |", "|---|---|", *table)
+    write("", head, "", "| | share of the time |", "|---|---|", *table, "", "## A T4", "", estimate_t4())
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Each script in benchmarks/ runs with tiny settings and writes its report, and what it compares is comparable."""
 
+import json
+import re
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -17,6 +19,7 @@ import sharpness
 import speed
 import time_to_quality
 import torch
+import train_for
 import transfer
 import tyro
 from tiny import TINY, fill_folder
@@ -223,7 +226,26 @@ def test_the_gpu_report_has_every_kind_or_says_that_nothing_was_measured(tmp_pat
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: real(module, backend="eager"))
     monkeypatch.setitem(gpu.CONFIGS, "facade_base", SHAPE)
     gpu.main(gpu.GpuConfig(device="", out=tmp_path))
-    assert "Not measured: this machine has no GPU" in (tmp_path / "gpu.md").read_text()
-    gpu.main(gpu.GpuConfig("cpu", batch_size=2, rounds=1, models=("facade_base",), side=64, out=tmp_path))
     report = (tmp_path / "gpu.md").read_text()
-    assert all(f"| facade_base | {kind} |" in report for kind in ("maelib", "maelib, compiled", "Hugging Face"))
+    assert "Not measured: this machine has no GPU" in report
+    assert re.search(
+        r"takes \d+ GFLOP, and moves [\d.]+ GB .* allows [1-9]\d* images a second", " ".join(report.split())
+    )
+    gpu.main(gpu.GpuConfig(device="cpu", batches=(2,), rounds=1, models=("facade_base",), side=64, out=tmp_path))
+    report = (tmp_path / "gpu.md").read_text()
+    assert all(f"| facade_base | {kind} |" in report for kind in gpu.KINDS)
+    shares = [float(row.split("|")[2].strip(" %")) for row in report.splitlines() if row.count("|") == 3 and "%" in row]
+    assert sum(shares) == pytest.approx(100, abs=4)  # rounded
+
+
+def test_training_for_some_minutes_takes_as_many_steps_as_fit(tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(train_for, "train", lambda options, steps, *more: taken.append(steps) or 5 + steps / 10)
+    monkeypatch.setattr(train_for.training, "prefetch", None)  # put back afterwards, and so is `ahead`
+    monkeypatch.setattr(train_for.training, "ahead", None)
+    train_for.main(2, ["--out", str(tmp_path)])
+    assert taken[-1] == pytest.approx(0.95 * (120 - 5) * 10, rel=0.02)  # ten a second, after five seconds
+    assert json.loads((tmp_path / "minutes.json").read_text())["steps"] == taken[-1]
+    waited = []
+    assert list(train_for.waiting(range(3), waited)) == [0, 1, 2]
+    assert len(waited) == 3

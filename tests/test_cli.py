@@ -1,4 +1,4 @@
-"""The command line: what each command writes, the README's lines, and how a command ends when something is wrong."""
+"""The command line: what each command writes, the lines in docs/, and how a command ends when something is wrong."""
 
 import re
 import runpy
@@ -18,8 +18,8 @@ from maelib.model import MAEConfig
 from maelib.training.log import read_log
 from maelib.weights.checkpoint import load_model
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-LINES = re.findall(r"^(?:accelerate .*|torchrun .*)?\bmaelib (\w.*?)(?: +#.*)?$", README, re.MULTILINE)
+DOCS = "".join(path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parents[1].glob("docs/*.md")))
+LINES = re.findall(r"^(?:accelerate .*|torchrun .*)?\bmaelib (\w.*?)(?: +#.*)?$", DOCS, re.MULTILINE)
 WORK = {
     "draw": "maelib.cli.draw",
     "train": "maelib.training.train.train",
@@ -28,6 +28,7 @@ WORK = {
     "probe": "maelib.transfer.compare.compare",
     "finetune": "maelib.transfer.compare.compare",
     "fetch": "maelib.cli.fetch",
+    "ui": "maelib.cli.ui",
 }
 
 
@@ -79,15 +80,15 @@ def test_the_originals_recipe_trains_at_its_own_size_with_its_own_blend(tmp_path
     assert row["train_loss"] == pytest.approx(0.6 * row["train_mse"] + 0.4 * perceptual, rel=1e-4)
 
 
-# -------------------------------------------------------------------------------------------------------- the README
+# ------------------------------------------------------------------------------------------------------------- docs/
 
 
-def test_the_readme_shows_every_command():
+def test_the_docs_show_every_command():
     assert {line.split()[0] for line in LINES} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_line_of_the_readme_is_understood(line, configurations):
+def test_a_line_of_the_docs_is_understood(line, configurations):
     run(line)
     assert len(configurations) == 1
 
@@ -157,6 +158,7 @@ def test_an_error_ends_with_one_line_and_code_2(error, monkeypatch, capsys):
         (["probe", "style", "--checkpoint", "{tmp}"], 2, "{tmp}"),
         (["finetune", "style", "--lr", "nan"], 2, "lr nan is not above 0"),
         (["reconstruct", "{tmp}/gone.png", "--mask", "{tmp}/gone.png", "--out", "{tmp}/out.png"], 1, "gone.png"),
+        (["ui", "{tmp}/gone.jpg"], 2, "gone.jpg: cannot be opened"),
         (["fetch", "gold"], 2, "'gold' cannot be fetched; use one of cmp, vgg19"),
         (["fetch", "vgg19", "--out", "{tmp}"], 2, "weights go to the cache; set MAELIB_CACHE"),
     ],

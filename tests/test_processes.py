@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import README
+from test_cli import DOCS
 from tiny import fill_folder, tiny_run
 
 from maelib.training.log import read_log
@@ -84,9 +84,9 @@ def wait(run: subprocess.Popen) -> str:
 
 
 def test_the_launchers_here_are_those_of_the_readme():
-    assert "torchrun --nproc-per-node 2 -m maelib train" in README
-    assert "accelerate launch --num_processes 2 -m maelib train" in README
-    assert "notebook_launcher(train, (TrainConfig(" in README
+    assert "torchrun --nproc-per-node 2 -m maelib train" in DOCS
+    assert "accelerate launch --num_processes 2 -m maelib train" in DOCS
+    assert "notebook_launcher(train, (TrainConfig(" in DOCS
 
 
 def assert_alike(two: TrainConfig, one: TrainConfig) -> None:

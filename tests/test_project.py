@@ -19,6 +19,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from PIL import Image
 
+import maelib
+
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "maelib").rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -26,9 +28,9 @@ README = (ROOT / "README.md").read_text()
 MAKEFILE = dict(re.findall(r"^(\w+) *:= (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 TOP_LEVEL = {
-    ".ci", ".github", ".gitignore", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile",
+    ".ci", ".github", ".gitignore", "binder", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile",
     "README.md", "benchmarks", "data", "docs", "environment.yml", "maelib", "notebooks", "pyproject.toml",
-    "requirements.lock", "tests", "tools",
+    "requirements.lock", "SECURITY.md", "tests", "tools",
 }  # fmt: skip
 # Packages that take seconds to import; the functions that need one import it.
 HEAVY = {
@@ -51,7 +53,7 @@ def test_every_requirement_is_locked_at_a_version_that_it_allows_and_by_hashes()
     pins = re.split(r"^(?=[a-z0-9])", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE)[1:]
     lock = {Requirement(pin.partition(" \\")[0]): pin for pin in pins}
     extras, locked = PROJECT["optional-dependencies"], MAKEFILE["LOCKED"].split()
-    assert extras.keys() - set(locked) == {"bench", "fuzz"}
+    assert extras.keys() - set(locked) == {"bench", "docs", "fuzz"}
     lines = PROJECT["dependencies"] + [line for name in locked for line in extras[name]]
     for requirement in map(Requirement, lines):
         pins = [pin for pin in lock if canonicalize_name(pin.name) == canonicalize_name(requirement.name)]
@@ -146,6 +148,21 @@ def test_no_module_imports_a_heavy_package_before_it_is_used() -> None:
     assert not HEAVY & set(run.stdout.split())
 
 
+def test_the_names_most_used_come_from_the_package_and_load_nothing_before() -> None:
+    code = "import maelib as m, sys; print('torch' in sys.modules, *(getattr(m, name).__name__ for name in m.__all__))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", *maelib.__all__]
+    assert not hasattr(maelib, "reconstruct_photo")
+
+
+def test_every_room_of_the_library_has_a_page_on_the_site() -> None:
+    pages = "\n".join(path.read_text() for path in ROOT.glob("docs/library/*.md"))
+    rooms = {path.stem for path in (ROOT / "maelib").iterdir() if not path.name.startswith("_")}
+    assert {
+        name.split(".")[1] for line in re.findall("^modules: (.*)", pages, re.MULTILINE) for name in line.split()
+    } == rooms
+
+
 def total(paths: list[Path]) -> int:
     return sum(map(code_lines, paths))
 
@@ -191,7 +208,7 @@ def fenced(language: str) -> str:
 
 
 def test_the_readme_links_to_files_that_exist() -> None:
-    links = re.findall(r"\]\((?!https?:|#)([^)\s]+)\)|src=\"([^\"]+)\"", README)
+    links = re.findall(r"\]\((?!https?:|#)([^)\s#]+)[^)\s]*\)|src=\"([^\"]+)\"", README)
     assert not [name for name in (a or b for a, b in links) if not (ROOT / name).exists()]
 
 

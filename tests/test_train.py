@@ -13,16 +13,17 @@ from tiny import TINY, fill_folder, same, tiny_run
 from maelib.data.augment import Augment
 from maelib.data.images import FolderImages
 from maelib.losses import ReconstructionLoss
-from maelib.masking import hidden_count, mask_to_pixels
+from maelib.masking import block_mask, hidden_count, mask_to_pixels
 from maelib.model import CONFIGS, MaskedAutoencoder
 from maelib.perceptual import vgg19
+from maelib.repair.evaluate import drawn_test_images
 from maelib.training.log import read_log, write_log
-from maelib.training.optim import lr_scale, make_optimizers, parameter_groups
+from maelib.training.optim import lr_scale, make_optimizers, parameter_groups, take_step
 from maelib.training.recipes import RECIPES, TrainConfig
 from maelib.training.resume import read_config
 from maelib.training.train import draw_views, load_images, make_views, train
 from maelib.training.validation import Validation
-from maelib.weights import CheckpointError, load_model, load_tensors
+from maelib.weights import CheckpointError, bundled_checkpoint, load_model, load_tensors
 
 CPU = torch.device("cpu")
 
@@ -77,6 +78,31 @@ def test_the_learning_rate_rises_to_its_maximum_and_falls_to_nearly_0():
     assert np.all(np.diff(scales[20:]) < 0)
     assert scales[-1] < 1e-3
     assert lr_scale(0, 10, 0.0) == 1
+
+
+def test_in_fp16_a_step_without_finite_gradients_is_skipped_and_counted():
+    scaler, model = torch.amp.GradScaler("cpu", init_scale=8.0), torch.nn.Linear(2, 1, bias=False)
+    optimizers, before = [torch.optim.SGD(model.parameters(), lr=1.0)], model.weight.detach().clone()
+    scaler.scale(1e38 * model.weight.sum() * 10).backward()  # overflows
+    assert take_step(optimizers, 0.5, scaler)
+    assert torch.equal(model.weight, before)
+    assert scaler.get_scale() == 4
+    scaler.scale(model.weight.sum()).backward()
+    assert not take_step(optimizers, 0.5, scaler)
+    torch.testing.assert_close(model.weight, before - 0.5)  # the factor is gone from the gradient
+
+
+def test_fp16_repairs_as_float32_does_and_trains_on_a_gpu_alone(config):
+    model, images = load_model(bundled_checkpoint()), drawn_test_images(96, 4)
+    mask = block_mask(4, (12, 12), 0.5, torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.float16):
+        half = model(images, mask)
+    assert half.dtype == torch.float32  # so is the loss
+    torch.testing.assert_close(half, model(images, mask), rtol=0, atol=0.02)
+    assert all(maps.isfinite().all() for maps in vgg19("random", dtype=torch.float16)(images))
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="fp16 needs a CUDA GPU, and this run computes on cpu; use bf16"):
+            train(replace(config, precision="fp16"))
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])

@@ -2,8 +2,8 @@
 
 The .ipynb files are the source. This script gives every notebook the same setup cell, a Colab badge and plain metadata.
 It executes each notebook in a fresh kernel and keeps the outputs that a reader needs. The run time and memory of a
-lesson go into notebooks/costs.json, and from there into the lesson's head and the README. At last the script runs the
-tests of the notebooks' form. A notebook with a failing cell is left as it was.
+lesson go into notebooks/costs.json, and from there into the lesson's head and docs/teachers.md. At last the script runs
+the tests of the notebooks' form. A notebook with a failing cell is left as it was.
 """
 
 import argparse
@@ -80,12 +80,12 @@ def stated(seconds: int, gigabytes: float) -> tuple[str, str]:
     return minutes if seconds >= 60 else f"{seconds} s", f"{gigabytes:g} GB"
 
 
-def with_costs(readme: str) -> str:
-    """The README with each lesson's run time and memory in its table for teachers."""
+def with_costs(table: str) -> str:
+    """The table for teachers with each lesson's run time and memory."""
     for name, cost in costs().items():
         row = rf"^(\| {name.replace('_', ' ')} \|[^|]*\|)[^|]*\|[^|]*\|"
-        readme = re.sub(row, r"\1 {} | {} |".format(*stated(**cost)), readme, flags=re.MULTILINE)
-    return readme
+        table = re.sub(row, r"\1 {} | {} |".format(*stated(**cost)), table, flags=re.MULTILINE)
+    return table
 
 
 def address() -> str:
@@ -165,8 +165,8 @@ def execute(path: Path) -> dict[str, float]:
     if path in lessons():
         text = json.dumps({**costs(), path.stem: cost}, indent=2, sort_keys=True)
         write_atomic(ROOT / "notebooks" / "costs.json", f"{text}\n".encode())
-        readme = ROOT / "README.md"
-        write_atomic(readme, with_costs(readme.read_text(encoding="utf-8")).encode())
+        table = ROOT / "docs" / "teachers.md"
+        write_atomic(table, with_costs(table.read_text(encoding="utf-8")).encode())
     save(normalise(notebook, path), path)
     return cost
 

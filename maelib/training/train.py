@@ -121,7 +121,7 @@ def train(config: TrainConfig) -> Path:
     total, seen = config.steps * config.batch_size, step * config.batch_size
     bar = tqdm(total=total, initial=seen, unit="img", unit_scale=True, disable=not accelerator.is_main_process)
     with bar, stop_requests() as stop:
-        drawn = ahead(partial(draw_views, config, part=mine), range(step, config.steps), threads=4)
+        drawn = ahead(partial(draw_views, config, part=mine), range(step, config.steps), threads=2)
         for (indices, batch), numbers in zip(prefetch(images, sampler), drawn, strict=True):
             views = make_views(config, batch.to(accelerator.device, non_blocking=True), numbers)
             terms = []

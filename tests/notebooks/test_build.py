@@ -5,9 +5,9 @@ import shutil
 import tomllib
 from pathlib import Path
 
-import badges
 import build
 import nbformat
+import publish
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -20,8 +20,10 @@ LESSON, SOLVED = "notebooks/00_small.ipynb", "notebooks/solutions/00_small.ipynb
 @pytest.fixture
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The files of a repository that the scripts touch: pyproject.toml, a lesson, its solution, a form test."""
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    (tmp_path / "README.md").write_text("| 01 other | 00 | 5 s | 1 GB | 3 |\n")
+    for name in ("pyproject.toml", "CITATION.cff", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "teachers.md").write_text("| 01 other | 00 | 5 s | 1 GB | 3 |\n")
     (tmp_path / "tests" / "notebooks").mkdir(parents=True)
     (tmp_path / "tests" / "notebooks" / "test_form.py").write_text("def test_the_form_of_00_small():\n    pass\n")
     setup = new_code_cell("# to be filled in", metadata={"tags": ["setup"]})
@@ -31,12 +33,12 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         notebook = new_notebook(cells=[new_markdown_cell("# 00. Small\n\nOne sentence."), setup, two])
         nbformat.write(notebook, tmp_path / name)
     monkeypatch.setattr(build, "ROOT", tmp_path)
-    assert badges.main([""]) == 0  # whatever address this repository has
+    assert publish.main([""]) == 0  # whatever address this repository has
     return tmp_path
 
 
 def contents(copy: Path) -> list[bytes]:
-    return [(copy / name).read_bytes() for name in ("pyproject.toml", LESSON, SOLVED)]
+    return [(copy / name).read_bytes() for name in ("pyproject.toml", "CITATION.cff", "README.md", LESSON, SOLVED)]
 
 
 def cells(copy: Path, name: str) -> list[nbformat.NotebookNode]:
@@ -46,11 +48,16 @@ def cells(copy: Path, name: str) -> list[nbformat.NotebookNode]:
 def test_an_address_reaches_project_setup_cells_and_badges_and_nothing_else(copy: Path) -> None:
     nowhere, before = contents(copy), {name: cells(copy, name) for name in (LESSON, SOLVED)}
     assert b"Open in Colab" not in b"".join(nowhere)
-    assert badges.main([f"{ADDRESS}.git"]) == 0
+    assert publish.main([f"{ADDRESS}.git"]) == 0
     project, known = (tomllib.loads((folder / "pyproject.toml").read_text()) for folder in (copy, ROOT))
     known["project"].pop("urls", None)
     assert project["project"].pop("urls") == {"Repository": ADDRESS}
     assert project == known
+    for name, site in {
+        "README.md": "(https://some-school.github.io/facades/)",
+        "CITATION.cff": f"code: {ADDRESS}",
+    }.items():
+        assert site in (copy / name).read_text()
     for name, (head, setup, rest) in before.items():
         new_head, new_setup, new_rest = cells(copy, name)
         assert new_rest == rest
@@ -60,17 +67,17 @@ def test_an_address_reaches_project_setup_cells_and_badges_and_nothing_else(copy
         assert re.fullmatch(rf"\[!\[Open in Colab\].*/github/some-school/facades/blob/main/{name}\)", badge)
         assert [title, *sentence] == head.source.splitlines()
 
-    assert badges.main(["https://github.com/other/fork/"]) == 0
+    assert publish.main(["https://github.com/other/fork/"]) == 0
     assert b"some-school" not in b"".join(contents(copy))
-    assert badges.main([""]) == 0
+    assert publish.main([""]) == 0
     assert contents(copy) == nowhere
 
 
 def test_other_addresses_of_the_project_stay() -> None:
     other = '[project]\n\n[project.urls]\nDocumentation = "https://example.com"\n\n[project.scripts]\n'
-    both = badges.with_repository(other, ADDRESS)
+    both = publish.with_repository(other, ADDRESS)
     assert set(tomllib.loads(both)["project"]["urls"]) == {"Documentation", "Repository"}
-    assert badges.with_repository(both, "") == other
+    assert publish.with_repository(both, "") == other
 
 
 @pytest.mark.parametrize(
@@ -84,13 +91,13 @@ def test_other_addresses_of_the_project_stay() -> None:
 )
 def test_only_repositories_on_github_are_accepted(address: str) -> None:
     with pytest.raises(ValueError, match=r"is not the web address .* use https://github.com/owner/name"):
-        badges.clean(address)
+        publish.clean(address)
 
 
 def test_a_wrong_call_says_what_is_right_and_changes_nothing(copy: Path, capsys: pytest.CaptureFixture) -> None:
     before = contents(copy)
-    assert badges.main([]) == 2
-    assert badges.main(["github.com/owner/name"]) == 1
+    assert publish.main([]) == 2
+    assert publish.main(["github.com/owner/name"]) == 1
     with pytest.raises(SystemExit, match="2"):
         build.main(["10_none"])
     said = capsys.readouterr()
@@ -112,7 +119,7 @@ def test_a_build_executes_the_notebook_that_was_named(copy: Path, capfd: pytest.
     said = re.match(r"executing notebooks/01_other.ipynb (\d0 s), ([\d.]+ GB)\n", capfd.readouterr().out)
     head, *executed = cells(copy, f"notebooks/{path.name}")
     assert head.source == HEAD.replace("99 s", "{} and {} of memory".format(*said.groups()))
-    assert (copy / "README.md").read_text() == "| 01 other | 00 | {} | {} | 3 |\n".format(*said.groups())
+    assert (copy / "docs" / "teachers.md").read_text() == "| 01 other | 00 | {} | {} | 3 |\n".format(*said.groups())
     assert [cell.outputs[0].data["text/plain"] for cell in executed] == ["2", "3"]
     assert [cell.execution_count for cell in executed] == [1, 2]
     assert contents(copy) == others
