@@ -100,6 +100,32 @@ def fetch(config: FetchConfig) -> str:
     return f"{path}; train with: maelib train --recipe {official.config} --init {path} --data FOLDER ({licence})"
 
 
+@dataclass(frozen=True)
+class UiConfig:
+    """Repair a photo in the browser: paint over what is to go, repair, compare, save. The page is on this computer, and
+    nothing leaves it. Ctrl-C or the button Done ends it."""
+
+    photo: Positional[Path | None] = None
+    """photo to begin with; the page can open others"""
+    checkpoint: Path | None = None
+    """model.safetensors of a training run, or published weights; by default the bundled model"""
+
+
+def ui(config: UiConfig) -> str:
+    """Serve the page of `maelib ui` until it is done, and open it in the browser."""
+    import webbrowser
+
+    from maelib.course.photo_page import serve
+    from maelib.weights import bundled_checkpoint, load_model
+
+    def announce(address: str) -> None:
+        print(f"the page is at {address}\nCtrl-C here, or the button Done there, ends it", flush=True)
+        webbrowser.open(address)
+
+    serve(load_model(config.checkpoint or bundled_checkpoint()), config.photo, announce)
+    return "done"
+
+
 def _parse(config_type: type, command: str, args: Sequence[str], **default: Any) -> Any:
     """The configuration that the arguments describe; options of nested dataclasses have no prefix."""
     import tyro
@@ -151,8 +177,18 @@ def _compare(command: str, args: list[str]) -> str:
     return table([compare(_parse(ProbeConfig if command == "probe" else FinetuneConfig, command, args))])
 
 
+def _mark(args: list[str]) -> str:
+    from maelib.course.mark import MarkConfig, mark
+
+    return mark(_parse(MarkConfig, "mark", args))
+
+
 def _fetch(args: list[str]) -> str:
     return fetch(_parse(FetchConfig, "fetch", args))
+
+
+def _ui(args: list[str]) -> str:
+    return ui(_parse(UiConfig, "ui", args))
 
 
 COMMANDS: dict[str, tuple[Callable[[list[str]], str], str]] = {
@@ -160,8 +196,10 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], str], str]] = {
     "train": (_train, "train a model, on drawn facades or on your photos"),
     "evaluate": (_evaluate, "compare a model with classical inpainting, inside the hole"),
     "reconstruct": (_reconstruct, "repair a photo, or a folder of photos"),
+    "ui": (_ui, "repair a photo in the browser, without a notebook"),
     "probe": (partial(_compare, "probe"), "fit a linear head on frozen features, with few labels"),
     "finetune": (partial(_compare, "finetune"), "train encoder and head, with few labels"),
+    "mark": (_mark, "mark a folder of handed-in notebooks"),
     "fetch": (_fetch, "download photos of facades, or published weights"),
 }
 USAGE = "\n".join([

@@ -71,3 +71,15 @@ def out_of_reach(monkeypatch, tmp_path):
     monkeypatch.setenv("MAELIB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, driven by Playwright; a test that needs it is skipped where either is missing."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("not installed: Chromium")
+    with pytest.importorskip("playwright.sync_api").sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()

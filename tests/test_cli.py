@@ -27,7 +27,9 @@ WORK = {
     "reconstruct": "maelib.repair.files.reconstruct",
     "probe": "maelib.transfer.compare.compare",
     "finetune": "maelib.transfer.compare.compare",
+    "mark": "maelib.course.mark.mark",
     "fetch": "maelib.cli.fetch",
+    "ui": "maelib.cli.ui",
 }
 
 
@@ -157,6 +159,7 @@ def test_an_error_ends_with_one_line_and_code_2(error, monkeypatch, capsys):
         (["probe", "style", "--checkpoint", "{tmp}"], 2, "{tmp}"),
         (["finetune", "style", "--lr", "nan"], 2, "lr nan is not above 0"),
         (["reconstruct", "{tmp}/gone.png", "--mask", "{tmp}/gone.png", "--out", "{tmp}/out.png"], 1, "gone.png"),
+        (["ui", "{tmp}/gone.jpg"], 2, "gone.jpg: cannot be opened"),
         (["fetch", "gold"], 2, "'gold' cannot be fetched; use one of cmp, vgg19"),
         (["fetch", "vgg19", "--out", "{tmp}"], 2, "weights go to the cache; set MAELIB_CACHE"),
     ],

@@ -1,7 +1,10 @@
 """Exercise checks, predictions, pictures and photos: what the lessons share."""
 
+import pickle
 from dataclasses import replace
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from bs4 import BeautifulSoup
@@ -11,7 +14,7 @@ from tiny import TINY
 
 import maelib.course
 from maelib.course import check, figure, own_photos, predict, reveal
-from maelib.course.check import Verdict, difference
+from maelib.course.check import Stopped, Verdict, cases, difference
 from maelib.course.diagram import architecture
 from maelib.course.exercises import EXERCISES
 from maelib.patches import patchify
@@ -52,11 +55,29 @@ def answer_that_writes_into_its_argument(mask: torch.Tensor) -> torch.Tensor:
     return 1 - mask.float().mean(1)
 
 
-@pytest.mark.parametrize(
-    "answer", [lambda mask: [sum(row.tolist()) / len(row) for row in mask], answer_that_writes_into_its_argument]
-)
-def test_right_answers_pass_however_they_are_computed(answer: object) -> None:
-    assert check("00.1", answer).passed
+def test_a_right_answer_passes_unless_it_changes_its_argument() -> None:
+    assert check("00.1", lambda mask: [sum(row.tolist()) / len(row) for row in mask]).passed
+    assert "not yet. It changes its argument `mask`" in check("00.1", answer_that_writes_into_its_argument).text
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_other_seeds_draw_other_cases_with_the_same_verdicts(name: str) -> None:
+    assert len(cases(name)) >= 3
+    assert [plain(pickle.loads(pickle.dumps(cases(name, 7))))] == [plain(cases(name, 7))]
+    assert plain(cases(name, 7)) != plain(cases(name)), "a secret seed would change nothing"
+    assert check(name, EXERCISES[name].solution, 7).passed
+    for mistake, hint in EXERCISES[name].mistakes:
+        assert check(name, mistake, 7).text == f"Exercise {name}: not yet. {hint}"
+
+
+def plain(value: object) -> object:
+    if isinstance(value, torch.nn.Module):
+        return [plain(value.state_dict()), [str(parameter.grad) for parameter in value.parameters()]]
+    if isinstance(value, dict):
+        return plain(list(value.items()))
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return plain([value.func.__name__, *value.args]) if isinstance(value, partial) else str(value)
 
 
 def answer_that_fails(mask: torch.Tensor) -> torch.Tensor:
@@ -70,7 +91,7 @@ def answer_that_fails(mask: torch.Tensor) -> torch.Tensor:
         (lambda mask, ratio: mask, "stops with TypeError"),
         (lambda mask: "half", "returns a str; a number tensor of shape (3,) is wanted"),
         (lambda mask: mask[:, 0], "returns a bool tensor of shape (3,); a number tensor"),
-        (lambda mask: torch.full((3,), torch.nan), "returns nan at [0]; 0.125 is wanted"),
+        (lambda mask: torch.full((len(mask),), torch.nan), "returns nan at [0]; 0."),
         (0.5, "returns a single number"),
     ],
 )
@@ -90,13 +111,20 @@ def test_an_unforeseen_mistake_is_described(answer: object, words: str) -> None:
         (torch.tensor(1.00001), torch.tensor(1.0), True),  # single precision may be summed in any order
         (14_700_000, 14_700_001, False),  # whole numbers are counts
         (14_700_001.0, 14_700_001, True),
-        (ValueError("a"), ValueError("a"), True),
-        (ValueError("a"), ValueError("b"), False),
-        (1, ValueError("a"), False),
+        (Stopped("ValueError", "a", "here"), Stopped("ValueError", "a"), True),
+        (Stopped("ValueError", "a"), Stopped("ValueError", "b"), False),
+        (1, Stopped("ValueError", "a"), False),
+        (np.arange(3)[::-1], torch.tensor([2, 1, 0]), True),
     ],
 )
 def test_difference_is_none_for_equal_outcomes_alone(got: object, want: object, equal: bool) -> None:
     assert (difference(got, want) is None) is equal
+
+
+def test_numbers_are_printed_until_they_differ() -> None:
+    assert difference(14_700_000, 14_700_001) == "It returns 14700000; 14700001 is wanted."
+    assert difference(0.50001, 0.5009) == "It returns 0.5; 0.501 is wanted."
+    assert difference(100.12, 100.42) == "It returns 100.1; 100.4 is wanted."
 
 
 # ------------------------------------------------------------------------------------------------------- predictions

@@ -84,7 +84,7 @@ FAULTS = [
     Fault(
         "patches are put back with rows and columns swapped",
         "patches",
-        "images = images.permute(0, 5, 1, 3, 2, 4)  # (B, R, W/p, p, p, C) -> (B, C, R, p, W/p, p)",
+        "images = images.permute(0, 5, 1, 3, 2, 4)  # (B, H/p, W/p, p, p, C) -> (B, C, H/p, p, W/p, p)",
         "images = images.permute(0, 5, 2, 3, 1, 4)",
         ("01", "00"),
     ),
@@ -93,7 +93,7 @@ FAULTS = [
         "patches",
         "return torch.cat([row[:, None] * omega, col[:, None] * omega], dim=1)",
         "return torch.cat([row[:, None] * omega, row[:, None] * omega], dim=1)",
-        ("00", "01"),
+        ("00", "03"),
     ),
     Fault(
         "PSNR is computed over the whole image",
@@ -178,6 +178,13 @@ FAULTS = [
         "classifier.head.bias.copy_(bias - weight @ (mean / deviation))",
         "classifier.head.bias.copy_(bias)",
         ("08",),
+    ),
+    Fault(
+        "copies are chosen without a look at what surrounds the hole",
+        "repair/detail",
+        "GUIDE_WEIGHT, RIM_WEIGHT, CONTEXT_WEIGHT = 1.5, 2.0, 3.0",
+        "GUIDE_WEIGHT, RIM_WEIGHT, CONTEXT_WEIGHT = 1.5, 2.0, 0.0",
+        ("07",),
     ),
 ]
 

@@ -1,7 +1,8 @@
 """Facades drawn from a seed: picture, label map, style, and occluders with the truth behind them. Numpy only.
 
-A scene is drawn on a canvas finer than the picture (`facade_parts`, `facade_building`, `facade_scene`), seen through
-a slightly misaligned camera, averaged down to the picture's size and finished with light, softness and sensor noise.
+A scene is drawn on a canvas finer than the picture (by `brush`, `windows`, `roof_and_ground`, `building` and `street`),
+seen through a slightly misaligned camera, averaged down to the picture's size and finished with light, softness and
+sensor noise.
 """
 
 from collections.abc import Sequence

@@ -5,7 +5,7 @@ holes of large photos, and a model repairs each from coarse to fine. `benchmarks
 coarse pass alone and with tiles alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import product
 
 import numpy as np
@@ -24,6 +24,7 @@ SHIFTS = 2  # positions of the patch grid along each axis, whose average hides t
 AT_ONCE = 24_000_000  # pixels that are repaired at once, which bounds the memory needed
 CONTEXT = 1.25  # what a crop shows on each side of a hole, in sizes of the hole
 BLOCK = 64  # px; holes in neighbouring blocks of this side are repaired together
+Progress = Callable[[list], Iterable]
 
 
 @torch.no_grad()
@@ -168,13 +169,13 @@ def _repair_tiles(photo: Tensor, hole: Tensor, model: MaskedAutoencoder, tile: t
     return torch.where(hole, total, photo, out=total)  # no further copy of what may be large
 
 
-def _repair_by_model(photo: Tensor, hole: Tensor, model: MaskedAutoencoder) -> Tensor:
+def _repair_by_model(photo: Tensor, hole: Tensor, model: MaskedAutoencoder, progress: Progress) -> Tensor:
     """Repair `photo` `(C, H, W)` in [0, 1], 0 in its hole: the whole at the model's scale, then finer and finer tiles.
 
     A finer pass starts from the coarser repair and predicts anew where its tiles see enough of the photo.
     """
     repaired = None
-    for size in _sizes(tuple(hole.shape), model):
+    for size in progress(_sizes(tuple(hole.shape), model)):
         small, share = _shrink(photo, hole, size)
         gap = share < 0.5
         if repaired is None:
@@ -190,7 +191,12 @@ def _repair_by_model(photo: Tensor, hole: Tensor, model: MaskedAutoencoder) -> T
 
 
 def _repair_crop(
-    photo: np.ndarray, hole: np.ndarray, hidden: np.ndarray, method: MaskedAutoencoder | str, detail: float
+    photo: np.ndarray,
+    hole: np.ndarray,
+    hidden: np.ndarray,
+    method: MaskedAutoencoder | str,
+    detail: float,
+    progress: Progress,
 ) -> np.ndarray:
     """Repair the `hole` `(H, W)` of uint8 `(H, W, 3)`, of which more may be `hidden` `(H, W)`.
 
@@ -203,7 +209,7 @@ def _repair_crop(
             visible = Image.fromarray(np.dstack([photo[rows], ~hidden[rows] * np.uint8(255)]))
             strips.append(np.asarray(visible.reduce(factor)))  # weighs colours by alpha: only visible pixels count
         small, gap = np.vstack(strips), np.asarray(Image.fromarray(hole).convert("L").reduce(factor)) > 0
-        repaired = Image.fromarray(_repair_crop(small[..., :3], gap, small[..., 3] == 0, method, detail))
+        repaired = Image.fromarray(_repair_crop(small[..., :3], gap, small[..., 3] == 0, method, detail, progress))
         box = (0, 0, width / factor, height / factor)
         return np.asarray(repaired.resize((width, height), Image.Resampling.BICUBIC, box))
     visible = np.where(hidden[..., None], np.uint8(0), photo)
@@ -211,7 +217,7 @@ def _repair_crop(
     if isinstance(method, str):
         filled = repair(image[None], gap[None], method)[0]
     else:
-        filled = _repair_by_model(image, gap, method)
+        filled = _repair_by_model(image, gap, method, progress)
     filled = (filled.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()  # (C, H, W) -> (H, W, C)
     if detail and not isinstance(method, str):
         copied, _ = add_detail(visible, hole, filled, hidden)
@@ -254,6 +260,7 @@ def repair_photo(
     method: MaskedAutoencoder | str,
     unknown: np.ndarray | bool = False,
     detail: float = 1.0,
+    progress: Progress = iter,
 ) -> np.ndarray:
     """Fill the hole of one photo of any size; every other pixel stays as it is, to the bit.
 
@@ -273,6 +280,8 @@ def repair_photo(
     detail : float
         Share of `maelib.repair.detail.add_detail` in a model's repair: 0 is the model alone, which is blurred, and 1 is
         as sharp as the photo. The squared error is lowest about halfway. Classical methods get no detail.
+    progress : callable
+        Is handed the sizes of the model's passes and yields them one by one; `tqdm` shows a bar.
 
     Returns
     -------
@@ -293,6 +302,6 @@ def repair_photo(
     result = photo.copy()
     for box, crop in _find_crops(hole, hidden):
         here, around = _inside(box), _inside(crop)
-        repaired = _repair_crop(photo[around], hole[around], hidden[around], method, detail)
+        repaired = _repair_crop(photo[around], hole[around], hidden[around], method, detail, progress)
         np.copyto(result[here], repaired[_inside(box - crop[0])], where=hole[here][..., None])
     return result

@@ -24,6 +24,7 @@ from maelib.course.exercises import EXERCISES
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "notebooks"
+TEACHING = ROOT / "docs" / "teaching"
 LESSONS = sorted(FOLDER.glob("*.ipynb"))
 SOLUTIONS = sorted(FOLDER.glob("solutions/*.ipynb"))
 READ = {path: nbformat.read(path, as_version=4) for path in LESSONS + SOLUTIONS}
@@ -35,7 +36,7 @@ TAGS = {"setup", "widget", "nbval-ignore-output"}
 LONGEST_PROSE = 90  # words a cell
 # Lessons that are not edited yet. Each test fails when a lesson in its list has become short enough.
 TOO_LONG = ["04", "05", "06", "08", "09"]
-TOO_MANY_IMPORTS = ["00", "01", "02", "03", "04", "05", "06", "08"]
+TOO_MANY_IMPORTS = ["03", "04", "05", "06", "08"]
 NUMBERS = [f"{number:02}" for number in range(10)]
 COURSE_SECONDS = 20 * 60
 MACHINE = r"(?<![\w.])/(home|root|Users|tmp|work|usr)/|[A-Z]:\\|\b0x[0-9a-f]{6,}"
@@ -190,17 +191,46 @@ def test_cells_hold_python_alone(path: Path) -> None:
         assert "get_ipython" not in cell.source
 
 
+def anchors(text: str) -> set[str]:
+    """What links to the headings of a page end with."""
+    headings = re.findall(r"^#+ (.+)", text.lower(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).replace(" ", "-") for heading in headings}
+
+
 @each
 def test_links_lead_to_files_of_the_repository(path: Path) -> None:
     for link in re.findall(r"\]\((?!https?:|#|attachment:)([^)\s]+)\)", "\n".join(PROSE[path])):
-        target = (path.parent / link.split("#")[0]).resolve()
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve()
         assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text()), f"no heading of {name} is {anchor}"
         assert target.is_relative_to(ROOT), link
 
 
 @each
 def test_prose_does_not_call_things_easy(path: Path) -> None:
     assert not re.findall(r"\b(?:simply|just|obviously)\b", "\n".join(PROSE[path]), re.IGNORECASE)
+
+
+@each_lesson
+def test_a_lesson_has_a_plan_of_90_minutes_whose_misconceptions_are_indexed(path: Path) -> None:
+    plan, index = ((TEACHING / name).read_text() for name in (f"{path.stem}.md", "index.md"))
+    assert sum(map(int, re.findall(r"^\| (\d+) \|", plan, re.MULTILINE))) == 90
+    for mark in (r"### \d\. ", r"\*\*Answer\.\*\* ", *(rf"- \*\*{points} points?:\*\* " for points in (0, 1, 2))):
+        assert len(re.findall(rf"^{mark}", plan, re.MULTILINE)) == 5, mark
+    beliefs = re.findall(r"^\| [^|]+ \| \[.+?\)(?= \|)", plan.partition("## Misconceptions")[2], re.MULTILINE)
+    assert len(beliefs) > 5
+    assert not [belief for belief in beliefs if belief not in index]
+    assert set(re.findall(r"(?<![\d.])0\d\.\d", plan)) <= EXERCISES.keys()
+
+
+@pytest.mark.parametrize("page", sorted(TEACHING.glob("*.md")), ids=lambda page: page.stem)
+def test_pages_for_teachers_name_files_and_sections_that_exist(page: Path) -> None:
+    for text, link in re.findall(r"\[([^]]+)\]\((?!https?:)([^)#]+)\)", page.read_text()):
+        target = (page.parent / link).resolve()
+        assert target.exists(), link
+        if target in PROSE:
+            assert text in re.findall(r"^#+ (.+)$", "\n".join(PROSE[target]), re.MULTILINE)
 
 
 @each_lesson

@@ -1,4 +1,4 @@
-"""Exercises of notebook 02: masks from noise, from pixels and from a corner; tokens put back; rings of a hole."""
+"""Exercises of notebook 02: masks from noise, from pixels, from a corner and from a smaller mask; rings."""
 
 from collections.abc import Callable
 
@@ -6,13 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from maelib.course.exercises.exercise import Exercise
-from maelib.masking import split_ids
+from maelib.course.exercises.exercise import Exercise, pairs, whole
 
 
-def _noise() -> list[tuple[Tensor, Tensor]]:
-    """Noise `(B, N)` and how many patches of each row to hide, `(B,)`."""
-    return [(torch.rand(3, 7, generator=Generator().manual_seed(1)), torch.tensor([3, 1, 5]))]
+def _noise(generator: Generator) -> list[tuple[Tensor, Tensor]]:
+    """Noise `(B, N)` and how many patches of each row to hide, `(B,)`; none and all; one row."""
+    counts = torch.randperm(5, generator=generator)[:3].sort().values + 1, torch.tensor([5, 0]), torch.tensor([2])
+    return [
+        (torch.rand(len(count), size, generator=generator), count)
+        for count, size in zip(counts, (7, 5, 4), strict=True)
+    ]
 
 
 def _ranks(noise: Tensor) -> Tensor:
@@ -20,12 +23,16 @@ def _ranks(noise: Tensor) -> Tensor:
     return noise.argsort(dim=1).argsort(dim=1)
 
 
-def _holes() -> list[tuple[Tensor, int]]:
-    """Pixel masks `(B, H, W)` that cover patches of 4 wholly, mostly, in one corner only, or at one pixel."""
-    hole = torch.zeros(2, 8, 12, dtype=torch.bool)
+def _holes(generator: Generator) -> list[tuple[Tensor, int]]:
+    """Pixel masks `(B, H, W)` and the side of a patch; patches hidden wholly, mostly, at one pixel; no hole; one row.
+
+    The first pixel mask covers patches of 4 wholly, mostly, in one corner only, or at one pixel.
+    """
+    hole = torch.rand(3, 8, 12, generator=generator) < torch.tensor([0, 0, 0.04])[:, None, None]
     hole[0, :4, :4], hole[0, 4:7, 4:8], hole[0, 0, 11] = True, True, True
     hole[1, 3:5, 3:5], hole[1, 6, 10] = True, True
-    return [(hole, 4)]
+    line = torch.rand(1, 3, 12, generator=generator) < 0.15
+    return [(hole, 4), (line, 3), (torch.zeros(1, 4, 6, dtype=torch.bool), 2)]
 
 
 def _pool(pool: Callable[..., Tensor], threshold: float) -> Callable[[Tensor, int], Tensor]:
@@ -45,31 +52,34 @@ def _corner(
     return block.flip(0) if from_the_end else block
 
 
-def _tokens() -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Visible tokens `(B, K, D)`, the mask `(B, N)` that they come from, a mask token `(D,)`."""
-    mask = torch.tensor([[1, 0, 0, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0, 1], [0, 1, 0, 0, 0, 1, 0]]).bool()
-    generator = Generator().manual_seed(1)
-    return [(torch.rand(3, 5, 2, generator=generator), mask, torch.rand(2, generator=generator))]
+def _part_masks(generator: Generator) -> list[tuple[Tensor, Tensor, int]]:
+    """Masks `(B, N)` whose rows hide none, some, and `count` of their patches; noise `(B, N)`; the count."""
+    cases = []
+    for counts, size, count, low in (([0, 2, 4], 7, 4, 0.98), ([3, 1], 9, 5, 0.01), ([1], 4, 2, 0.5)):
+        drawn, noise = torch.rand(2, len(counts), size, generator=generator)
+        mask = _ranks(drawn) < torch.tensor(counts)[:, None]
+        cases.append((mask, noise.where(~mask, low + 0.01 * noise), count))
+    return cases
 
 
-def _put_back(
-    visible: Tensor,
-    mask: Tensor,
-    token: Tensor,
-    order: Callable[[Tensor], Tensor] = lambda mask: split_ids(mask)[1],
-) -> Tensor:
-    batch, total = mask.shape
-    hidden = token.expand(batch, total - visible.shape[1], -1)
-    patches = torch.cat([visible, hidden], dim=1)  # (B, N, D), visible ones first
-    return patches.gather(1, order(mask)[..., None].expand_as(patches))
+def _corners(generator: Generator) -> list[tuple[tuple[int, int], int, int]]:
+    """Grids, counts and widths: a partial line, the width of the grid, less than a line, one row."""
+    partial = 3 * whole(generator, 1, 4) + whole(generator, 1, 2)
+    return [((5, 6), partial, 3), ((4, 7), whole(generator, 6, 19), 5), ((3, 3), 3, 3), ((6, 4), 3, 4), ((1, 6), 2, 4)]
 
 
-def _grids() -> list[tuple[Tensor, tuple[int, int]]]:
-    """Masks `(B, N)` of a grid that is not square: a block at the border, two lonely visible patches, a line."""
-    mask = torch.zeros(3, 5, 7, dtype=torch.bool)
-    mask[0, 0:4, 1:6], mask[1], mask[2, 2] = True, True, True
-    mask[1, 0, 0], mask[1, 4, 5] = False, False
-    return [(mask.flatten(1), (5, 7))]
+def _fill_up(mask: Tensor, noise: Tensor, count: int | Tensor) -> Tensor:
+    return _ranks(noise.masked_fill(mask, -1)) < count
+
+
+def _grids(generator: Generator) -> list[tuple[Tensor, tuple[int, int]]]:
+    """Masks `(B, N)` of grids that are not square: a block, two lonely visible patches, noise; one row; no hole."""
+    mask = torch.rand(3, 5, 7, generator=generator) < 0.8
+    mask[0], mask[0, 0:4, 1:6], mask[1] = False, True, True
+    mask[1, 0, whole(generator, 0, 3)], mask[1, 4, 5], mask[2, whole(generator, 0, 4), 2] = False, False, False
+    line = torch.ones(2, 6, dtype=torch.bool)
+    line[0, whole(generator, 0, 2)], line[1, 5] = False, False
+    return [(mask.flatten(1), (5, 7)), (line, (1, 6)), (torch.zeros(1, 6, dtype=torch.bool), (2, 3))]
 
 
 def _rings(
@@ -97,142 +107,117 @@ EXERCISES = {
         cases=_noise,
         solution=lambda noise, counts: _ranks(noise) < counts[:, None],
         praise="Each row hides exactly its own number, and each set of patches is equally likely.",
-        mistakes=(
-            (
-                lambda noise, counts: noise.argsort(dim=1) < counts[:, None],
-                "argsort lists the patches in order of their noise: apply argsort once more to get each patch's rank.",
-            ),
-            (
-                lambda noise, counts: _ranks(-noise) < counts[:, None],
-                "The highest noise is hidden here: hide the lowest.",
-            ),
-            (lambda noise, counts: _ranks(noise) >= counts[:, None], "This is inverted: True means hidden."),
-            (
-                lambda noise, counts: _ranks(noise) <= counts[:, None],
-                "This hides one patch too many: ranks begin at 0, so exactly `count` ranks are below `count`.",
-            ),
-            (
-                lambda noise, counts: noise < counts[:, None] / noise.shape[1],
-                "A threshold hides only about that many patches: rank the noise of each row to be exact.",
-            ),
-            (
-                lambda noise, counts: _ranks(noise) < counts[0],
-                "All rows hide as many as the first: compare with counts[:, None], one number for each row.",
-            ),
+        mistakes=pairs(
+            lambda noise, counts: noise.argsort(dim=1) < counts[:, None],
+            "argsort lists the patches in order of their noise: apply argsort once more to get each patch's rank.",
+            lambda noise, counts: _ranks(-noise) < counts[:, None],
+            "The highest noise is hidden here: hide the lowest.",
+            lambda noise, counts: _ranks(noise) >= counts[:, None],
+            "This is inverted: True means hidden.",
+            lambda noise, counts: _ranks(noise) <= counts[:, None],
+            "This hides one patch too many: ranks begin at 0, so exactly `count` ranks are below `count`.",
+            lambda noise, counts: noise < counts[:, None] / noise.shape[1],
+            "A threshold hides only about that many patches: rank the noise of each row to be exact.",
+            lambda noise, counts: noise <= noise.sort(dim=1).values.gather(1, (counts[:, None] - 1) % noise.shape[1]),
+            "With a count of 0 nothing may be hidden: index 0 - 1 picks the highest noise as the threshold.",
+            lambda noise, counts: _ranks(noise) < counts.max(),
+            "All rows hide as many as the fullest: compare with counts[:, None], one number for each row.",
+            lambda noise, counts: _ranks(noise) < counts[0],
+            "All rows hide as many as the first: compare with counts[:, None], one number for each row.",
         ),
     ),
     "02.2": Exercise(
         cases=_holes,
         solution=_pool(F.max_pool2d, 0),
         praise="One hidden pixel is enough: the model must not see what stands in front.",
-        mistakes=(
-            (_pool(F.avg_pool2d, 0.999), "Only patches that are wholly covered are hidden here: one pixel is enough."),
-            (_pool(F.avg_pool2d, 0.499), "Half a patch must be covered here: one pixel is enough."),
-            (
-                lambda hole, patch_size: hole[:, patch_size // 2 :: patch_size, patch_size // 2 :: patch_size].flatten(
-                    1
-                ),
-                "This looks at one pixel of each patch: look at all of them.",
-            ),
-            (
-                lambda hole, patch_size: hole[:, ::patch_size, ::patch_size].flatten(1),
-                "This looks at the first pixel of each patch: look at all of them.",
-            ),
-            (
-                lambda hole, patch_size: hole.reshape(len(hole), -1, patch_size**2).any(dim=2),
-                "reshape alone cuts strips, not patches: split both axes first, as in notebook 01.",
-            ),
-            (
-                lambda hole, patch_size: F.max_pool2d(hole[:, None].float(), patch_size)[:, 0].bool(),
-                "The grid is right: flatten its rows and columns into (B, N).",
-            ),
+        mistakes=pairs(
+            _pool(F.avg_pool2d, 0.999),
+            "Only patches that are wholly covered are hidden here: one pixel is enough.",
+            _pool(F.avg_pool2d, 0.499),
+            "Half a patch must be covered here: one pixel is enough.",
+            lambda hole, patch_size: hole[:, patch_size // 2 :: patch_size, patch_size // 2 :: patch_size].flatten(1),
+            "This looks at one pixel of each patch: look at all of them.",
+            lambda hole, patch_size: hole[:, ::patch_size, ::patch_size].flatten(1),
+            "This looks at the first pixel of each patch: look at all of them.",
+            lambda hole, patch_size: hole.reshape(len(hole), -1, patch_size**2).any(dim=2),
+            "reshape alone cuts strips, not patches: split both axes first, as in notebook 01.",
+            lambda hole, patch_size: ~_pool(F.max_pool2d, 0)(hole, patch_size),
+            "This is inverted: True means hidden.",
+            lambda hole, patch_size: _pool(F.max_pool2d, 0)(hole.mT, patch_size),
+            "The patches are numbered column by column: keep rows before columns.",
+            lambda hole, patch_size: F.max_pool2d(hole[:, None].float(), patch_size)[:, 0].bool(),
+            "The grid is right: flatten its rows and columns into (B, N).",
         ),
     ),
     "02.3": Exercise(
-        cases=lambda: [((5, 6), 8, 3), ((4, 7), 12, 5), ((3, 3), 3, 3), ((6, 4), 3, 4)],
+        cases=_corners,
         solution=_corner,
         praise="A rectangle with one partial line hides any count exactly.",
-        mistakes=(
-            (
-                lambda grid, count, width: _corner(grid, count, width, lambda count, width: -(-count // width) * width),
-                "The last line is filled up: stop at count, even in the middle of a line.",
+        mistakes=pairs(
+            lambda grid, count, width: _corner(grid, count, width, lambda count, width: -(-count // width) * width),
+            "The last line is filled up: stop at count, even in the middle of a line.",
+            lambda grid, count, width: _corner(grid, count, width, lambda count, width: count // width * width),
+            "The partial line is missing: the block must hold exactly count patches.",
+            lambda grid, count, width: _corner(grid, count, width, from_the_end=False),
+            "The block begins at the first patch of the grid: begin at the last, bottom right.",
+            lambda grid, count, width: (
+                _corner(grid, count, width, from_the_end=False).reshape(grid).flip(0).roll(grid[1] - width, 1).flatten()
             ),
-            (
-                lambda grid, count, width: _corner(grid, count, width, lambda count, width: count // width * width),
-                "The partial line is missing: the block must hold exactly count patches.",
-            ),
-            (
-                lambda grid, count, width: _corner(grid, count, width, from_the_end=False),
-                "The block begins at the first patch of the grid: begin at the last, bottom right.",
-            ),
-            (
-                lambda grid, count, width: (
-                    _corner(grid, count, width, from_the_end=False)
-                    .reshape(grid)
-                    .flip(0)
-                    .roll(grid[1] - width, 1)
-                    .flatten()
-                ),
-                "The partial line starts at the left of the block here: fill each line leftwards, from the right.",
-            ),
-            (
-                lambda grid, count, width: torch.arange(grid[0] * grid[1]) >= grid[0] * grid[1] - count,
-                "The last count patches run over the whole width: a line of the block is width patches long.",
-            ),
-            (
-                lambda grid, count, width: _corner(grid, count, width).reshape(grid),
-                "The block is right: flatten it to (N,).",
-            ),
+            "The partial line starts at the left of the block here: fill each line leftwards, from the right.",
+            lambda grid, count, width: torch.arange(grid[0] * grid[1]) >= grid[0] * grid[1] - count,
+            "The last count patches run over the whole width: a line of the block is width patches long.",
+            lambda grid, count, width: _corner(grid, count, width, lambda count, width: count + 1),
+            "This hides one patch too many: places are numbered from 0, so exactly count of them are below count.",
+            lambda grid, count, width: ~_corner(grid, count, width),
+            "This is inverted: True means hidden.",
+            lambda grid, count, width: _corner(grid[::-1], count, width),
+            "Rows and columns are swapped: `grid` is (rows, cols).",
+            lambda grid, count, width: _corner(grid, count, width).reshape(grid),
+            "The block is right: flatten it to (N,).",
         ),
     ),
     "02.4": Exercise(
-        cases=_tokens,
-        solution=_put_back,
-        praise="This is the step between encoder and decoder: visible tokens in place, mask tokens in between.",
-        mistakes=(
-            (
-                lambda visible, mask, token: _put_back(
-                    visible, mask, token, lambda mask: torch.arange(mask.shape[1]).expand(mask.shape)
-                ),
-                "The visible tokens are still first: put each token back in its place with ids_restore.",
-            ),
-            (
-                lambda visible, mask, token: _put_back(
-                    visible, mask, token, lambda mask: mask.int().argsort(dim=1, stable=True)
-                ),
-                "Sorting twice does not undo sorting: gather with ids_restore, the argsort of the first order.",
-            ),
-            (
-                lambda visible, mask, token: _put_back(
-                    visible, mask, token, lambda mask: split_ids(mask)[1][:1].expand(mask.shape)
-                ),
-                "Every row has its own order: here all rows use the order of the first.",
-            ),
-            (
-                lambda visible, mask, token: _put_back(visible, mask, torch.zeros_like(token)),
-                "The hidden places hold zeros: put the mask token there.",
-            ),
+        cases=_part_masks,
+        solution=_fill_up,
+        praise="Every row hides the same number now, so the visible tokens of a batch stack.",
+        mistakes=pairs(
+            lambda mask, noise, count: _ranks(noise) < count,
+            "Some patches of the mask have become visible: rank those first, for example with a noise of -1.",
+            lambda mask, noise, count: mask | (_ranks(noise) < count - mask.sum(dim=1, keepdim=True)),
+            "Some of the lowest noise was on patches that are hidden already: rank only the visible ones.",
+            lambda mask, noise, count: _fill_up(mask, noise, count + mask.sum(dim=1, keepdim=True)),
+            "`count` patches were added: those that the mask hides already count too.",
+            lambda mask, noise, count: mask | (_ranks(noise) < count),
+            "This hides more than `count`: first see how many the mask hides already.",
+            lambda mask, noise, count: _ranks((-noise).masked_fill(mask, -2)) < count,
+            "The highest noise is hidden here: hide the lowest.",
+            lambda mask, noise, count: ~_fill_up(mask, noise, count),
+            "This is inverted: True means hidden.",
+            lambda mask, noise, count: _fill_up(mask, noise, count + 1),
+            "This hides one patch too many: ranks begin at 0, so exactly `count` ranks are below `count`.",
         ),
     ),
     "02.5": Exercise(
         cases=_grids,
         solution=_rings(),
         praise="A hole filled from its border inwards fills ring after ring; the last has the least to go by.",
-        mistakes=(
-            (_rings(norm=1), "Patches that touch at a corner are neighbours too: there are eight around a patch."),
-            (_rings(norm=2), "These are straight-line distances: count rings; a corner neighbour is one ring away."),
-            (_rings(frame=True), "Nothing is visible outside the picture: your padding must not start a ring."),
-            (_rings(to_visible=False), "These rings begin at hidden patches: begin at the visible ones."),
-            (_rings(swapped=True), "Rows and columns are swapped: row and column of patch i are divmod(i, cols)."),
-            (lambda mask, grid: _rings()(mask, grid) + 1, "Visible patches are ring 0, the first hidden ones ring 1."),
-            (
-                lambda mask, grid: _rings()(mask, grid).clamp(max=1),
-                "This is one ring only: continue until every hidden patch has its number.",
-            ),
-            (
-                lambda mask, grid: _rings()(mask, grid).reshape(-1, *grid),
-                "The rings are right: flatten rows and columns into (B, N).",
-            ),
+        mistakes=pairs(
+            _rings(norm=1),
+            "Patches that touch at a corner are neighbours too: there are eight around a patch.",
+            _rings(norm=2),
+            "These are straight-line distances: count rings; a corner neighbour is one ring away.",
+            _rings(frame=True),
+            "Nothing is visible outside the picture: your padding must not start a ring.",
+            _rings(to_visible=False),
+            "These rings begin at hidden patches: begin at the visible ones.",
+            _rings(swapped=True),
+            "Rows and columns are swapped: row and column of patch i are divmod(i, cols).",
+            lambda mask, grid: _rings()(mask, grid) + 1,
+            "Visible patches are ring 0, the first hidden ones ring 1.",
+            lambda mask, grid: _rings()(mask, grid).clamp(max=1),
+            "This is one ring only: continue until every hidden patch has its number.",
+            lambda mask, grid: _rings()(mask, grid).reshape(-1, *grid),
+            "The rings are right: flatten rows and columns into (B, N).",
         ),
     ),
 }
