@@ -39,9 +39,9 @@ def test_show_images_shows_the_colours_it_was_given_opaque_on_a_dark_page_too():
 
 
 @pytest.mark.parametrize("title", ["one line", "three\nlines\nhere"])
-def test_titles_label_columns_and_rows_and_lie_inside_the_figure(title):
-    figure = show_images([torch.zeros(2, 3, 8, 8)] * 2, [title, "hole"], ["a", "b"], height=1.5)
-    assert [axis.get_title() for axis in figure.axes[:2]] == [title, "hole"]
+def test_titles_label_pictures_and_rows_and_lie_inside_the_figure(title):
+    figure = show_images([torch.zeros(2, 3, 8, 8)] * 2, [title, "hole", "below"], ["a", "b"], height=1.5)
+    assert [axis.get_title() for axis in figure.axes[:3]] == [title, "hole", "below"]
     assert [axis.get_ylabel() for axis in figure.axes[::2]] == ["a", "b"]
     figure.draw_without_rendering()
     assert figure.axes[0].title.get_window_extent().y1 <= figure.bbox.y1
