@@ -1,4 +1,4 @@
-"""Exercises of notebook 02: masks from noise, from pixels and from a corner; tokens put back; rings of a hole."""
+"""Exercises of notebook 02: masks from noise, from pixels, from a corner and from a smaller mask; rings."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from maelib.course.exercises.exercise import Exercise
-from maelib.masking import split_ids
 
 
 def _noise() -> list[tuple[Tensor, Tensor]]:
@@ -45,23 +44,15 @@ def _corner(
     return block.flip(0) if from_the_end else block
 
 
-def _tokens() -> list[tuple[Tensor, Tensor, Tensor]]:
-    """Visible tokens `(B, K, D)`, the mask `(B, N)` that they come from, a mask token `(D,)`."""
-    mask = torch.tensor([[1, 0, 0, 1, 0, 0, 0], [0, 0, 1, 0, 0, 0, 1], [0, 1, 0, 0, 0, 1, 0]]).bool()
-    generator = Generator().manual_seed(1)
-    return [(torch.rand(3, 5, 2, generator=generator), mask, torch.rand(2, generator=generator))]
+def _part_masks() -> list[tuple[Tensor, Tensor, int]]:
+    """Masks `(B, N)` whose rows hide none, some, and `count` of their patches; noise `(B, N)`; the count."""
+    mask = torch.tensor([[0, 0, 0, 0, 0, 0, 0], [0, 1, 0, 0, 1, 0, 0], [1, 1, 0, 0, 1, 0, 1]]).bool()
+    generator = Generator().manual_seed(4)
+    return [(mask, torch.rand(3, 7, generator=generator), 4), (mask, torch.rand(3, 7, generator=generator), 5)]
 
 
-def _put_back(
-    visible: Tensor,
-    mask: Tensor,
-    token: Tensor,
-    order: Callable[[Tensor], Tensor] = lambda mask: split_ids(mask)[1],
-) -> Tensor:
-    batch, total = mask.shape
-    hidden = token.expand(batch, total - visible.shape[1], -1)
-    patches = torch.cat([visible, hidden], dim=1)  # (B, N, D), visible ones first
-    return patches.gather(1, order(mask)[..., None].expand_as(patches))
+def _fill_up(mask: Tensor, noise: Tensor, count: int | Tensor) -> Tensor:
+    return _ranks(noise.masked_fill(mask, -1)) < count
 
 
 def _grids() -> list[tuple[Tensor, tuple[int, int]]]:
@@ -186,31 +177,34 @@ EXERCISES = {
         ),
     ),
     "02.4": Exercise(
-        cases=_tokens,
-        solution=_put_back,
-        praise="This is the step between encoder and decoder: visible tokens in place, mask tokens in between.",
+        cases=_part_masks,
+        solution=_fill_up,
+        praise="Every row hides the same number now, so the visible tokens of a batch stack.",
         mistakes=(
             (
-                lambda visible, mask, token: _put_back(
-                    visible, mask, token, lambda mask: torch.arange(mask.shape[1]).expand(mask.shape)
-                ),
-                "The visible tokens are still first: put each token back in its place with ids_restore.",
+                lambda mask, noise, count: _ranks(noise) < count,
+                "Some patches of the mask have become visible: rank those first, for example with a noise of -1.",
             ),
             (
-                lambda visible, mask, token: _put_back(
-                    visible, mask, token, lambda mask: mask.int().argsort(dim=1, stable=True)
-                ),
-                "Sorting twice does not undo sorting: gather with ids_restore, the argsort of the first order.",
+                lambda mask, noise, count: mask | (_ranks(noise) < count - mask.sum(dim=1, keepdim=True)),
+                "Some of the lowest noise was on patches that are hidden already: rank only the visible ones.",
             ),
             (
-                lambda visible, mask, token: _put_back(
-                    visible, mask, token, lambda mask: split_ids(mask)[1][:1].expand(mask.shape)
-                ),
-                "Every row has its own order: here all rows use the order of the first.",
+                lambda mask, noise, count: _fill_up(mask, noise, count + mask.sum(dim=1, keepdim=True)),
+                "`count` patches were added: those that the mask hides already count too.",
             ),
             (
-                lambda visible, mask, token: _put_back(visible, mask, torch.zeros_like(token)),
-                "The hidden places hold zeros: put the mask token there.",
+                lambda mask, noise, count: mask | (_ranks(noise) < count),
+                "This hides more than `count`: first see how many the mask hides already.",
+            ),
+            (
+                lambda mask, noise, count: _ranks((-noise).masked_fill(mask, -2)) < count,
+                "The highest noise is hidden here: hide the lowest.",
+            ),
+            (lambda mask, noise, count: ~_fill_up(mask, noise, count), "This is inverted: True means hidden."),
+            (
+                lambda mask, noise, count: _fill_up(mask, noise, count + 1),
+                "This hides one patch too many: ranks begin at 0, so exactly `count` ranks are below `count`.",
             ),
         ),
     ),
