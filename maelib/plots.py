@@ -58,7 +58,7 @@ def show_images(
         A row is a batch `(B, C, H, W)` or a sequence of pictures. Pictures are tensors `(C, H, W)` in [0, 1] with 1 or
         3 channels, or uint8 arrays `(H, W, 3)` or `(H, W)`. Rows may differ in length.
     titles, row_titles : sequence of str
-        Text above the pictures, row by row, and to the left of the rows.
+        Text above the pictures, row by row, such as those of the first row alone, and text to the left of the rows.
     height : float
         Height of a row in inches.
 
