@@ -58,7 +58,7 @@ def show_images(
         A row is a batch `(B, C, H, W)` or a sequence of pictures. Pictures are tensors `(C, H, W)` in [0, 1] with 1 or
         3 channels, or uint8 arrays `(H, W, 3)` or `(H, W)`. Rows may differ in length.
     titles, row_titles : sequence of str
-        Text above the columns and to the left of the rows.
+        Text above the columns, and above the pictures of further rows if there is more, and to the left of the rows.
     height : float
         Height of a row in inches.
 
@@ -82,7 +82,7 @@ def show_images(
         for line, row in zip(axes, arrays, strict=True):
             for axis, array in zip(line, row, strict=False):
                 axis.imshow(array, cmap="gray", vmin=0, vmax=255)
-        for axis, title in zip(axes[0], titles, strict=False):
+        for axis, title in zip(axes.flat, titles, strict=False):
             axis.set_title(title)
         for axis, title in zip(axes[:, 0], row_titles, strict=False):
             axis.set_ylabel(title, rotation=0, ha="right", va="center")
