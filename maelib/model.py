@@ -172,7 +172,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, config.embed_dim, kernel_size=size, stride=size)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.proj(images).flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, D, R, C) -> (B, N, D)
+        return self.proj(images).flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, D, H/p, W/p) -> (B, N, D)
 
 
 class MaskedAutoencoder(nn.Module):

@@ -44,7 +44,7 @@ def patchify(images: Tensor, patch_size: int) -> Tensor:
     batch, channels, height, width = images.shape
     rows, cols = grid_size((height, width), patch_size)
     patches = images.reshape(batch, channels, rows, patch_size, cols, patch_size)
-    patches = patches.permute(0, 2, 4, 3, 5, 1)  # (B, C, R, p, W/p, p) -> (B, R, W/p, p, p, C)
+    patches = patches.permute(0, 2, 4, 3, 5, 1)  # (B, C, H/p, p, W/p, p) -> (B, H/p, W/p, p, p, C)
     return patches.reshape(batch, rows * cols, patch_size**2 * channels)  # -> (B, N, P)
 
 
@@ -65,7 +65,7 @@ def unpatchify(patches: Tensor, patch_size: int, grid_size: tuple[int, int]) -> 
             f"a patch of {length} values does not hold {patch_size} x {patch_size} pixels; check patch_size"
         )
     images = patches.reshape(batch, rows, cols, patch_size, patch_size, -1)
-    images = images.permute(0, 5, 1, 3, 2, 4)  # (B, R, W/p, p, p, C) -> (B, C, R, p, W/p, p)
+    images = images.permute(0, 5, 1, 3, 2, 4)  # (B, H/p, W/p, p, p, C) -> (B, C, H/p, p, W/p, p)
     return images.reshape(batch, -1, rows * patch_size, cols * patch_size)  # -> (B, C, H, W)
 
 
@@ -94,9 +94,9 @@ def interpolate_positions(positions: Tensor, old: tuple[int, int], new: tuple[in
     """Resample the positions `(N_old, dim)` of grid `old` to the positions `(N_new, dim)` of grid `new` (bicubic)."""
     if old == new:
         return positions
-    image = positions.reshape(1, *old, -1).permute(0, 3, 1, 2)  # (N, D) -> (1, D, R, C)
+    image = positions.reshape(1, *old, -1).permute(0, 3, 1, 2)  # (N, D) -> (1, D, H/p, W/p)
     image = F.interpolate(image.float(), size=new, mode="bicubic", antialias=True)
-    return image[0].flatten(1).T.to(positions.dtype)  # (D, R, C) -> (N_new, D)
+    return image[0].flatten(1).T.to(positions.dtype)  # (D, H/p, W/p) -> (N, D)
 
 
 def rotary_angles(grid_size: tuple[int, int], head_dim: int, base: float = 100.0) -> Tensor:

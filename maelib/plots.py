@@ -1,4 +1,4 @@
-"""Figures in one style: rows of images, visible holes, and curves.
+"""Figures in one style: rows of images, visible holes, maps of numbers, and curves.
 
 The functions return a `matplotlib.figure.Figure` and show nothing. A notebook displays a figure that it is given, and a
 script calls `figure.savefig(path)`. pyplot is not used, so no figure stays open and no other code's style changes.
@@ -115,6 +115,22 @@ def mask_overlay(images: Tensor, hole: Tensor) -> Tensor:
     shade = 1 - 0.22 * (((rows + cols) // stripe) % 4 == 0).float()  # (H, W)
     paint = torch.tensor(HOLE_GREY)[: images.shape[1], None, None] * shade  # (C, H, W)
     return torch.where(hole[:, None], paint.to(images), images)
+
+
+def show_maps(maps: Mapping[str, Picture], label: str) -> "Figure":
+    """Draw named maps `(rows, cols)` of numbers side by side, under one colour scale with the name `label`."""
+    from matplotlib.figure import Figure
+
+    with style():
+        figure = Figure(figsize=(1.9 * len(maps) + 0.9, 2.3), layout="constrained")
+        axes = figure.subplots(1, len(maps), squeeze=False)[0]
+        low, high = min(float(m.min()) for m in maps.values()), max(float(m.max()) for m in maps.values())
+        for axis, (name, values) in zip(axes, maps.items(), strict=True):
+            shown = axis.imshow(values, vmin=low, vmax=high)
+            axis.set_title(name)
+            axis.axis("off")
+        figure.colorbar(shown, ax=axes, label=label)
+    return figure
 
 
 def show_curves(history: Mapping[str, Sequence[float]], xlabel: str, ylabel: str, x: Sequence[float] = ()) -> "Figure":

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from maelib.plots import COLOURS, HOLE_GREY, mask_overlay, show_curves, show_images, style
+from maelib.plots import COLOURS, HOLE_GREY, mask_overlay, show_curves, show_images, show_maps, style
 
 
 def test_figures_leave_no_style_and_no_open_figure_behind_even_after_an_error():
@@ -86,3 +86,10 @@ def test_show_curves_draws_each_series_in_its_own_colour_and_dash():
     assert len({line.get_linestyle() for line in axis.lines}) == 4
     assert [text.get_text() for text in axis.get_legend().get_texts()] == list(history)
     assert list(show_curves({"a": [3, 2]}, "epoch", "loss").axes[0].lines[0].get_xdata()) == [1, 2]
+
+
+def test_show_maps_gives_all_maps_one_colour_scale():
+    *maps, key = show_maps({"a": torch.tensor([[1.0, 2.0]]), "b": np.array([[4.0, 3.0]])}, "share").axes
+    assert [axis.get_title() for axis in maps] == ["a", "b"]
+    assert [axis.images[0].get_clim() for axis in maps] == [(1, 4), (1, 4)]
+    assert key.get_ylabel() == "share"

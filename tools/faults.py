@@ -84,7 +84,7 @@ FAULTS = [
     Fault(
         "patches are put back with rows and columns swapped",
         "patches",
-        "images = images.permute(0, 5, 1, 3, 2, 4)  # (B, R, W/p, p, p, C) -> (B, C, R, p, W/p, p)",
+        "images = images.permute(0, 5, 1, 3, 2, 4)  # (B, H/p, W/p, p, p, C) -> (B, C, H/p, p, W/p, p)",
         "images = images.permute(0, 5, 2, 3, 1, 4)",
         ("01", "00"),
     ),
@@ -93,7 +93,7 @@ FAULTS = [
         "patches",
         "return torch.cat([row[:, None] * omega, col[:, None] * omega], dim=1)",
         "return torch.cat([row[:, None] * omega, row[:, None] * omega], dim=1)",
-        ("00", "01"),
+        ("00", "03"),
     ),
     Fault(
         "PSNR is computed over the whole image",

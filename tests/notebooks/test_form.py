@@ -190,11 +190,19 @@ def test_cells_hold_python_alone(path: Path) -> None:
         assert "get_ipython" not in cell.source
 
 
+def anchors(text: str) -> set[str]:
+    """What links to the headings of a page end with."""
+    headings = re.findall(r"^#+ (.+)", text.lower(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).replace(" ", "-") for heading in headings}
+
+
 @each
 def test_links_lead_to_files_of_the_repository(path: Path) -> None:
     for link in re.findall(r"\]\((?!https?:|#|attachment:)([^)\s]+)\)", "\n".join(PROSE[path])):
-        target = (path.parent / link.split("#")[0]).resolve()
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve()
         assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text()), f"no heading of {name} is {anchor}"
         assert target.is_relative_to(ROOT), link
 
 
