@@ -34,22 +34,12 @@ PROSE = {path: [cell.source for cell in book.cells if cell.cell_type == "markdow
 SECTIONS = ["What you will be able to do", "Trap lab", "Exercises", "Key points", "Next", "References"]
 TAGS = {"setup", "widget", "nbval-ignore-output"}
 LONGEST_PROSE = 90  # words a cell
-# Lessons that are not edited yet. Each test fails when a lesson in its list has become short enough.
-TOO_LONG = ["05", "06"]
-TOO_MANY_IMPORTS = ["05", "06"]
 NUMBERS = [f"{number:02}" for number in range(10)]
 COURSE_SECONDS = 20 * 60
 MACHINE = r"(?<![\w.])/(home|root|Users|tmp|work|usr)/|[A-Z]:\\|\b0x[0-9a-f]{6,}"
 
 each = pytest.mark.parametrize("path", READ, ids=lambda path: str(path.relative_to(FOLDER)))
 each_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
-
-
-def each_lesson_but(numbers: list[str]) -> pytest.MarkDecorator:
-    """Expect a test of each lesson to fail for those with the given numbers."""
-    fails = pytest.mark.xfail(strict=True, reason="not edited yet")
-    lessons = [pytest.param(path, marks=fails if path.stem[:2] in numbers else (), id=path.stem) for path in LESSONS]
-    return pytest.mark.parametrize("path", lessons)
 
 
 def tags(cell: NotebookNode) -> list[str]:
@@ -158,13 +148,13 @@ def words(sources: list[str]) -> int:
     return len(re.findall(r"\w[\w'.-]*", re.sub(r"\]\([^)]*\)", "]", "\n".join(lines))))
 
 
-@each_lesson_but(TOO_LONG)
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_a_lesson_has_2500_words_and_65_code_cells_at_most(path: Path) -> None:
     assert words(PROSE[path]) <= 2500
     assert len(CODE[path]) <= 65
 
 
-@each_lesson_but(TOO_MANY_IMPORTS)
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_a_lesson_imports_at_the_top_what_it_needs_from_the_start(path: Path) -> None:
     cells = [ast.parse(cell.source).body for cell in CODE[path] if "setup" not in tags(cell)]
     walls = [[node for node in body if isinstance(node, ast.Import | ast.ImportFrom)] for body in cells]
