@@ -28,6 +28,7 @@ BROUGHT = (
 )  # fmt: skip
 KEPT = ("torch", "torchvision", "numpy")
 STUB = "calls = []\n\n\ndef enable_custom_widget_manager():\n    calls.append(1)\n"
+STUB += "\n\nclass _widgets:\n    _installed_url = None\n"  # which anywidget looks at
 LAST_CELL = """\
 import anywidget, google.colab.output, importlib.metadata, json, maelib, torch, torchvision, numpy
 anywidget.AnyWidget()
