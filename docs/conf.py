@@ -128,6 +128,13 @@ def read(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] = nbformat.writes(notebook)
 
 
+def keep_whole(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Put back before a colon what napoleon has taken out of a field's description, as if it were the field's type."""
+    if what == "attribute" and lines and lines[-1].startswith(":type: "):
+        lines[0] = f"{lines.pop().removeprefix(':type: ')}: {lines[0]}"
+
+
 def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", inline_renderers=(mathml, None), block_renderers=(mathml, None))
     app.connect("source-read", read)
+    app.connect("autodoc-process-docstring", keep_whole, priority=600)  # after napoleon
