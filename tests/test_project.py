@@ -216,6 +216,6 @@ def test_the_readme_links_to_files_that_exist() -> None:
 def test_the_readme_example_draws_the_picture_above_it(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", fenced("python")], cwd=tmp_path, env=environment, check=True)
-    drawn, shown = (np.asarray(Image.open(path / "repair.png"), float) for path in (tmp_path, ROOT / "data"))
+    drawn, shown = (np.asarray(Image.open(path / "repair.jpg"), float) for path in (tmp_path, ROOT / "data"))
     assert drawn.shape == shown.shape
-    assert np.abs(drawn - shown).max() <= 3, "run `make picture`"  # of 255: CPUs round differently
+    assert np.abs(drawn - shown).mean() <= 0.2, "run `make picture`"  # of 255: CPUs round differently
