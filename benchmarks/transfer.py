@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 import tyro
 from common import RESULTS, cpu_seconds, machine, shown
+from scipy.stats import t
 
 from maelib.files import write_atomic
 from maelib.transfer.compare import FinetuneConfig, ProbeConfig, Result, compare, standard_error, table
@@ -25,9 +26,10 @@ ROWS = (
 )
 EXPLANATION = """\
 In per cent, mean ± standard error over seeds. A seed decides which images have labels, the random weights, and the
-order in fine-tuning; within one, both starts see the same labels, and the gain is taken seed by seed. The style is one
-of six, so that guessing gets 17. Patches are window, door or other; always "other" gets {other:.0f}. The facades with
-labels were not pre-trained on, and the {test} tested ones are in neither."""
+order in fine-tuning; within one, both starts see the same labels, and the gain is taken seed by seed. The sentences
+below the table give its 95% interval by Student's t. The style is one of six, so that guessing gets 17. Patches are
+window, door or other; always "other" gets {other:.0f}. The facades with labels were not pre-trained on, and the {test}
+tested ones are in neither."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,11 @@ class BenchmarkConfig:
 
 
 def verdict(result: Result) -> str:
-    """Whether pre-training beats from scratch by more than two standard errors, in a sentence."""
-    gain, error = result.gain().mean().item(), standard_error(result.gain())
-    ratio = f"{100 * gain:+.1f} points, " + (f"{gain / error:.1f} standard errors" if error else "the same every time")
-    return f"pre-training helps: {ratio}" if gain > 2 * error else f"pre-training does not clearly help: {ratio}"
+    """Whether the 95% interval of the gain, by Student's t over seeds, lies above zero, in a sentence."""
+    gain = result.gain()
+    mean, half = gain.mean().item(), t.ppf(0.975, len(gain) - 1) * standard_error(gain)
+    points = f"{100 * mean:+.1f} points, from {100 * (mean - half):+.1f} to {100 * (mean + half):+.1f}"
+    return f"pre-training {'helps' if mean > half else 'does not clearly help'}: {points}"
 
 
 def always_other(test: int, checkpoint: Path) -> float:

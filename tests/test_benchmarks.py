@@ -147,8 +147,8 @@ def test_the_transfer_report_compares_every_row_and_says_when_nothing_was_gained
     report = (tmp_path / "transfer.md").read_text()
     assert report.count("\n- probe, ") == report.count("\n- fine-tuning, ") == 1
     for ends, words in {
-        (0.3, 0.3): "pre-training does not clearly help: +10.0 points, 1.0 standard errors",
-        (0.5, 0.8): "pre-training helps: +45.0 points, 9.0 standard errors",
+        (0.5, 0.8): "pre-training does not clearly help: +45.0 points, from -18.5 to +108.5",  # 9 standard errors
+        (0.6, 0.8): "pre-training helps: +50.0 points, from +50.0 to +50.0",
     }.items():
         scores = {"scratch": torch.tensor([0.1, 0.3]), "pretrained": torch.tensor(ends)}
         assert transfer.verdict(Result(ProbeConfig("style", seeds=2), scores)) == words
