@@ -22,15 +22,18 @@ from maelib.files import write_atomic
 MAX_PIXELS = 150_000_000  # below the limit at which Pillow itself suspects a decompression bomb
 ROUNDING = 1e-3  # how far rounding may take floats beyond 0 and 1
 READABLE = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")  # not EPS, for which Pillow would run Ghostscript
-METADATA = {"icc_profile": "colour profile", "exif": "EXIF data", "dpi": "resolution"}  # by Pillow's names
+# What belongs to a photo beside its pixels, by Pillow's names.
+METADATA = {"icc_profile": "colour profile", "exif": "EXIF data", "xmp": "XMP data", "dpi": "resolution"}
+LONGEST = {"exif": 65_000, "xmp": 65_000}  # bytes that fit into a JPEG
 TIFF_TAGS = (270, 271, 272, 305, 306, 315, 33432, 0x8769, 0x8825)  # describe the photo; all others, the file's layout
 FORMATS: dict[str, tuple[dict[str, Any], set[str]]] = {  # options for saving; what fits in beside 8-bit colours
     "BMP": ({}, {"dpi"}),
     "JPEG": ({"quality": 95, "subsampling": 0}, {*METADATA}),
     "NPY": ({}, {"alpha"}),
-    "PNG": ({}, {*METADATA, "alpha", "uint16"}),
-    "TIFF": ({}, {*METADATA, "alpha", "uint16", "float32"}),
-    "WEBP": ({"lossless": True, "exact": True}, {"icc_profile", "exif", "alpha"}),  # exact: what is transparent too
+    "PNG": ({}, {"icc_profile", "exif", "dpi", "alpha", "uint16"}),
+    "TIFF": ({}, {"icc_profile", "exif", "dpi", "alpha", "uint16", "float32"}),
+    # exact: what is transparent keeps its colours too
+    "WEBP": ({"lossless": True, "exact": True}, {"icc_profile", "exif", "xmp", "alpha"}),
 }
 SUFFIXES = {".npy": "NPY", ".jpg": "JPEG", ".jpeg": "JPEG", ".jfif": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 SUFFIXES |= {".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
@@ -52,7 +55,7 @@ class Photo:
     pixels : uint8 `(H, W, 3)`.
     alpha : uint8 `(H, W)`, 255 = opaque, where the file has transparency.
     values : the file's own numbers where they are not uint8 `(H, W, 3 or 4)`: grey, 16 bits, floats, channels first.
-    metadata : colour profile, EXIF data and resolution, as Pillow names and saves them.
+    metadata : colour profile, EXIF and XMP data, and resolution, as Pillow names and saves them.
     lost : what reading has given up.
     """
 
@@ -147,8 +150,9 @@ def photo_from_array(array: np.ndarray, name: str | Path = "photo") -> Photo:
 
 def _read_metadata(image: Image.Image) -> dict[str, Any]:
     metadata, dpi = {}, image.info.get("dpi", (0, 0))
-    if image.info.get("icc_profile"):
-        metadata["icc_profile"] = image.info["icc_profile"]
+    for name in ("icc_profile", "xmp"):
+        if image.info.get(name):
+            metadata[name] = image.info[name]
     with suppress(Exception):  # damaged EXIF data must not cost the photo
         exif = tags = image.getexif()
         if image.format == "TIFF":
@@ -335,7 +339,7 @@ def write_photo(path: Path | str, photo: Photo | np.ndarray) -> None:
     """Write a photo, or uint8 `(H, W[, 3])`, in the format of the suffix: whole or not at all.
 
     PNG, WebP, TIFF, BMP and `.npy` keep every pixel; JPEG (quality 95) does not. Warns of what the file was and the
-    format cannot hold: 16 bits or floats, colour profile, EXIF data, resolution.
+    format cannot hold: 16 bits or floats, colour profile, EXIF and XMP data, resolution.
 
     Raises
     ------
@@ -347,7 +351,10 @@ def write_photo(path: Path | str, photo: Photo | np.ndarray) -> None:
     kind = SUFFIXES[path.suffix.lower()]
     options, fits = FORMATS[kind]
     array, buffer = _file_array(photo, kind), io.BytesIO()
-    lost = [*photo.lost, *(METADATA[key] for key in photo.metadata if key not in fits)]
+    metadata = {key: value for key, value in photo.metadata.items() if key in fits}
+    if kind == "JPEG":
+        metadata = {key: value for key, value in metadata.items() if len(value) <= LONGEST.get(key, len(value))}
+    lost = [*photo.lost, *(METADATA[key] for key in photo.metadata if key not in metadata)]
     if photo.values is not None and array.dtype != photo.values.dtype:
         lost.append(f"{photo.values.dtype.name} values (8 bits are written)")
     if lost:
@@ -355,7 +362,6 @@ def write_photo(path: Path | str, photo: Photo | np.ndarray) -> None:
     if kind == "NPY":
         np.save(buffer, array)
     else:
-        metadata = {key: value for key, value in photo.metadata.items() if key in fits}
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
         Image.fromarray(array).save(buffer, kind, **options, **metadata)
     write_atomic(path, buffer.getbuffer())

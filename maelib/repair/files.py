@@ -40,7 +40,7 @@ class ReconstructConfig:
     out: Path | None = None
     """file for the repaired photo, or folder (one that exists, or a name without suffix); by default the folder
     `repaired` beside the photos. NAME_mask.png and NAME_side_by_side.png are written beside it. All formats but JPEG
-    keep what is visible to the bit; what a format cannot hold (16 bits, colour profile, EXIF) is warned of"""
+    keep what is visible to the bit; what a format cannot hold (16 bits, colour profile, EXIF, XMP) is warned of"""
     overwrite: bool = False
     """repair again what has been repaired; without it only missing files are made"""
 
