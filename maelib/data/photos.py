@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from maelib.files import write_atomic
 
@@ -30,7 +31,7 @@ FORMATS: dict[str, tuple[dict[str, Any], set[str]]] = {  # options for saving; w
     "BMP": ({}, {"dpi"}),
     "JPEG": ({"quality": 95, "subsampling": 0}, {*METADATA}),
     "NPY": ({}, {"alpha"}),
-    "PNG": ({}, {"icc_profile", "exif", "dpi", "alpha", "uint16"}),
+    "PNG": ({}, {*METADATA, "alpha", "uint16"}),
     "TIFF": ({}, {"icc_profile", "exif", "dpi", "alpha", "uint16", "float32"}),
     # exact: what is transparent keeps its colours too
     "WEBP": ({"lossless": True, "exact": True}, {"icc_profile", "exif", "xmp", "alpha"}),
@@ -362,6 +363,9 @@ def write_photo(path: Path | str, photo: Photo | np.ndarray) -> None:
     if kind == "NPY":
         np.save(buffer, array)
     else:
+        if kind == "PNG" and "xmp" in metadata:
+            metadata["pnginfo"] = PngInfo()
+            metadata["pnginfo"].add_itxt("XML:com.adobe.xmp", metadata.pop("xmp").decode(errors="replace"))
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
         Image.fromarray(array).save(buffer, kind, **options, **metadata)
     write_atomic(path, buffer.getbuffer())
