@@ -15,12 +15,18 @@ def seeded(seed: int = 0) -> torch.Generator:
 @settings(max_examples=50, deadline=None)
 @given(st.floats(0, 45), st.floats(0.1, 1), st.integers(0, 99))
 def test_the_crop_lies_inside_the_image_and_no_corner_is_black(rotation, smallest, seed):
-    """White stays white, and a ramp keeps one slope: nothing comes in from outside, and no border value is repeated."""
+    """White stays white, and ramps keep one slope: nothing comes in from outside, and no border value is repeated.
+
+    Two ramps at right angles and equally steep remain so: the crop is turned, and neither sheared nor stretched.
+    """
     images = torch.full((8, 3, 64, 64), 255, dtype=torch.uint8)
-    images[:, 2] = 4 * torch.arange(64)
+    images[:, 1:] = 4 * torch.stack(torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij"))
     out, _ = Augment(rotation=rotation, scale=(smallest, 1.0), jitter=0, flip=0)(images, 64, seeded(seed))
-    torch.testing.assert_close(out[:, :2], torch.ones(8, 2, 64, 64))
-    assert out[:, 2].diff(dim=2).std(dim=(1, 2)).max() < 2e-3
+    torch.testing.assert_close(out[:, 0], torch.ones(8, 64, 64))
+    slopes = [out[:, 1:].diff(dim=dim) for dim in (2, 3)]
+    assert all(slope.std(dim=(2, 3)).max() < 2e-3 for slope in slopes)
+    down, across = torch.stack([slope.mean(dim=(2, 3)) for slope in slopes], dim=2).unbind(1)  # (8, 2) each
+    torch.testing.assert_close(across, torch.stack([-down[:, 1], down[:, 0]], dim=1), rtol=0, atol=1e-3)
 
 
 def test_flip_alone_mirrors_some_and_keeps_the_rest():

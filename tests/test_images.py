@@ -168,6 +168,7 @@ def test_the_cmp_database_is_fetched_once_and_read_squeezed_without_its_label_ma
     assert server.asked == [0, 0]
     images = FolderImages(tmp_path / "cmp", 48)
     assert images.names == ["cmp_b0001.jpg", "cmp_b0002.jpg", "cmp_b0003.jpg", "cmp_x0001.jpg", "cmp_x0002.jpg"]
+    assert FolderImages(images.files[0].parent, 48).names == images.names[:3]
     squeezed = Image.fromarray(draw_facade(1, (96, 64)).image).resize((48, 48), Image.Resampling.LANCZOS)
     assert np.abs(np.asarray(squeezed).astype(int) - pixels(images[0])).mean() < 6  # JPEG
     np.save(tmp_path / "cmp" / "own.npy", np.zeros((64, 64, 3), np.uint8))

@@ -175,7 +175,7 @@ def test_a_run_starts_from_the_weights_it_is_given_or_from_its_seed_and_leaves_t
         for name, options in {"tuned": {"init": path, "seed": 1}, "fresh": {}, "other": {"seed": 1}}.items()
     )
     torch.testing.assert_close(tuned, weights_of(path), rtol=1e-5, atol=1e-6)
-    assert not same(fresh, other)
+    assert (fresh["mask_token"] - other["mask_token"]).abs().max() > 1e-3
     assert torch.equal(torch.get_rng_state(), state)
 
 
