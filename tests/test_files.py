@@ -3,33 +3,22 @@
 import json
 import math
 import os
-import resource
 import stat
 import zipfile
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import full_disk
 
+from maelib.data.augment import Augment
 from maelib.files import download, from_json, read_json, unpack, write_atomic
+from maelib.training.recipes import TrainConfig
 
 BODY = np.random.default_rng(0).bytes(300_000)
-
-
-@contextmanager
-def full_disk(size: int):
-    """Lets no file grow beyond `size` bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def names(folder: Path) -> set[str]:
@@ -83,11 +72,10 @@ def test_a_full_disk_loses_nothing(server, url, tmp_path):
     assert server.asked == [0, 150_000]
 
 
-@pytest.mark.parametrize(("address", "fault"), [("{}.gone", "404 .*address"), ("http://127.0.0.1:9/x", "network")])
-def test_an_address_without_the_file_is_named(url, tmp_path, address, fault):
-    address = address.format(url)
-    with pytest.raises(ConnectionError, match=f"{address}: .*{fault}"):
-        download(address, tmp_path / "a.bin")
+def test_an_address_without_the_file_is_named(url, tmp_path):
+    for address, fault in {f"{url}.gone": "404 .*address", "http://127.0.0.1:9/x": "network"}.items():
+        with pytest.raises(ConnectionError, match=f"{address}: .*{fault}"):
+            download(address, tmp_path / "a.bin")
 
 
 def zip_of(path: Path, members: dict[str | zipfile.ZipInfo, bytes]) -> Path:
@@ -126,76 +114,53 @@ def test_a_cut_or_altered_archive_gives_nothing_or_all(tmp_path_factory, data):
     members = {"base/a.txt": b"one" * 50, "base/b.bin": BODY[:500]}
     whole = zip_of(tmp_path / "a.zip", members).read_bytes()
     at = data.draw(st.integers(0, len(whole) - 1))
-    bad = whole[:at] if data.draw(st.booleans()) else whole[:at] + bytes([whole[at] ^ 0x41]) + whole[at + 1 :]
-    (tmp_path / "a.zip").write_bytes(bad)
+    altered = b"" if data.draw(st.booleans()) else bytes([whole[at] ^ 0x41]) + whole[at + 1 :]
+    (tmp_path / "a.zip").write_bytes(whole[:at] + altered)
     try:
         folder = unpack(tmp_path / "a.zip", tmp_path / "out")
     except ValueError:
         assert names(tmp_path) == {"a.zip"}
     else:  # the byte says nothing of the contents: it belongs to a date or a name
-        assert all(path.read_bytes() in members.values() for path in folder.rglob("*") if path.is_file())
-
-
-@dataclass(frozen=True)
-class Inner:
-    share: float = 0.5
-    on: bool = True
-
-
-@dataclass(frozen=True)
-class Outer:
-    count: int = 1
-    inner: Inner = Inner()
-    folder: Path | None = None
-    range: tuple[float, float] = (0.0, 1.0)
-    names: tuple[str, ...] = ()
-    kind: Literal["a", "b"] = "a"
-
-    def __post_init__(self):
-        if self.count < 0:
-            raise ValueError(f"count {self.count} is negative; use 0 or more")
-
-
-FINITE = st.floats(allow_nan=False, allow_infinity=False)
+        assert {path.read_bytes() for path in folder.rglob("*") if path.is_file()} <= {*members.values()}
 
 
 @given(
     st.builds(
-        Outer,
-        st.integers(min_value=0),
-        st.builds(Inner, FINITE, st.booleans()),
-        st.none() | st.sampled_from([Path("a/b"), Path("c")]),
-        st.tuples(FINITE, FINITE),
-        st.lists(st.text()).map(tuple),
-        st.sampled_from("ab"),
+        TrainConfig,
+        init=st.none() | st.sampled_from([Path("a/b"), Path("c")]),
+        augment=st.builds(Augment, flip=st.floats(0, 1), scale=st.tuples(st.floats(0.1, 0.5), st.floats(0.5, 1))),
+        compile=st.booleans(),
+        mask=st.sampled_from(["random", "grid"]),
+        vgg_layers=st.lists(st.text()).map(tuple),
+        lr=st.floats(1e-300, 1e300),
     )
 )
-def test_a_dataclass_comes_back_from_json(outer):
-    assert from_json(Outer, read_json(json.dumps(asdict(outer), default=str)), "settings") == outer
+def test_a_configuration_comes_back_from_json(config):
+    assert from_json(TrainConfig, read_json(json.dumps(asdict(config), default=str)), "settings") == config
 
 
 def test_missing_entries_take_their_defaults_and_whole_numbers_serve_as_floats():
-    assert from_json(Outer, {"range": [0, 1]}, "settings") == Outer()
+    assert from_json(TrainConfig, {"augment": {"scale": [1, 1]}}, "settings") == TrainConfig()
 
 
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        ({"count": True}, "count is True, expected int"),
-        ({"count": -1}, "count -1 is negative; use 0 or more"),
-        ({"inner": {"share": math.nan}}, "share is nan, expected float"),
-        ({"inner": {"share": 10**400}}, "share is 10*[.]{3}0*, expected float"),
-        ({"folder": 3}, "folder is 3, expected Path"),
-        ({"range": [0, 1, 2]}, r"range is \[0, 1, 2\], expected tuple\[float, float\]"),
-        ({"names": "ab"}, "names is 'ab', expected tuple"),
-        ({"kind": "c"}, "kind is 'c', expected Literal"),
+        ({"steps": True}, "steps is True, expected int"),
+        ({"steps": -1}, "steps -1 is not positive"),
+        ({"augment": {"hue": math.nan}}, "hue is nan, expected float"),
+        ({"augment": {"hue": 10**400}}, "hue is 10*[.]{3}0*, expected float"),
+        ({"data": 3}, "data is 3, expected Path"),
+        ({"mask_ratio": [0, 1, 2]}, r"mask_ratio is \[0, 1, 2\], expected tuple\[float, float\]"),
+        ({"vgg_layers": "ab"}, "vgg_layers is 'ab', expected tuple"),
+        ({"mask": "c"}, "mask is 'c', expected Literal"),
         ({"colour": 2}, r"settings has the entries \['colour'\].*remove"),
-        ([], r"settings is \[\], expected Outer"),
+        ([], r"settings is \[\], expected TrainConfig"),
     ],
 )
 def test_a_value_of_another_type_is_named(value, words):
     with pytest.raises(ValueError, match=words):
-        from_json(Outer, value, "settings")
+        from_json(TrainConfig, value, "settings")
 
 
 @pytest.mark.parametrize("text", ["", "{", b"\xff", "[" * 100_000])

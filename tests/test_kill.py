@@ -11,12 +11,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from tiny import fill_folder, same
+from tiny import same, tiny_run
 
-from maelib.cli import main
+from maelib.training.train import train
 from maelib.weights import load_tensors
 
-SMALL = {"img-size": 32, "embed-dim": 32, "num-heads": 2, "depth": 1, "decoder-embed-dim": 16, "decoder-num-heads": 1}
 EVERY, STEPS = 3, 30
 IMPORTS = ["maelib.training.train", "accelerate", "matplotlib.pyplot", "torch._dynamo", "torchvision", "tqdm", "tyro"]
 
@@ -33,9 +32,7 @@ def go_on(folder: Path, out: Path, steps: int, death: int | None) -> None:
         rename(old, new)
 
     os.replace = fatal
-    options = {"out": out, "data": folder, "steps": steps, "batch-size": 4, "eval-every": EVERY, **SMALL}
-    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-    main(["train", *words, *(["--resume"] if any(out.glob("state*.safetensors")) else [])])
+    train(tiny_run(folder, out, steps=steps, eval_every=EVERY, resume=any(out.glob("state*.safetensors"))))
 
 
 def start(folder: Path, out: Path, steps: int = STEPS, death: int | None = None) -> BaseProcess:
@@ -64,25 +61,20 @@ def assert_same(out: Path, whole: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fill_folder(tmp_path_factory.mktemp("facades"), 16)
-
-
-@pytest.fixture(scope="module")
-def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+def whole(facades: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     """A run that nobody killed, and its seconds."""
     out = tmp_path_factory.mktemp("whole")
-    finish(folder, out / "short", EVERY)  # the first process waits for the imports
+    finish(facades, out / "short", EVERY)  # the first process waits for the imports
     began = time.monotonic()
-    finish(folder, out / "run")
+    finish(facades, out / "run")
     return out / "run", time.monotonic() - began
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
-def test_a_run_killed_at_random_moments_ends_as_if_nobody_had(folder, whole, tmp_path, kills) -> None:
+def test_a_run_killed_at_random_moments_ends_as_if_nobody_had(facades, whole, tmp_path, kills) -> None:
     out, rng, killed, ended = tmp_path / "run", random.Random(kills), 0, 0
     while killed < kills or not ended:
-        run = start(folder, out)
+        run = start(facades, out)
         if killed < kills:
             run.join(rng.uniform(0, whole[1]))
             run.kill()
@@ -98,16 +90,16 @@ def test_a_run_killed_at_random_moments_ends_as_if_nobody_had(folder, whole, tmp
             ended += 1
 
 
-def test_a_run_killed_at_any_write_of_its_last_checkpoint_ends_as_if_nobody_had(folder, whole, tmp_path) -> None:
+def test_a_run_killed_at_any_write_of_its_last_checkpoint_ends_as_if_nobody_had(facades, whole, tmp_path) -> None:
     cut, short = set(), whole[0].with_name("short")
     for death in itertools.count(1):
         out = tmp_path / str(death)
-        run = start(folder, out, EVERY, death)
+        run = start(facades, out, EVERY, death)
         run.join()
         if run.exitcode == 0:
             break
         assert run.exitcode == -signal.SIGKILL
         cut |= {path.name.split(".")[1] for path in out.glob(".*.partial")}
-        finish(folder, out, EVERY)
+        finish(facades, out, EVERY)
         assert_same(out, short)
     assert cut == {"log", "config", "new", "best", "model"}  # each was killed while half of it was there

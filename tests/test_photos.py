@@ -1,5 +1,6 @@
 import io
 import os
+import re
 import struct
 import warnings
 
@@ -8,8 +9,6 @@ import pytest
 from fuzz import fault
 from fuzz_targets import TARGETS
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from PIL import Image, ImageCms, ImageDraw
 
 from maelib.data import photos
@@ -18,6 +17,7 @@ from maelib.data.photos import Photo, PhotoError, fill_hole, open_photo, read_ma
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (12, 17, 3), np.uint8)
 DEEP = RNG.integers(256, 65536, (12, 17)).astype(np.uint16)
+REAL = RNG.random((12, 17), np.float32)
 HOLE = np.zeros((12, 17), bool)
 HOLE[3:8, 4:11] = True
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -41,26 +41,38 @@ def save(path, values: np.ndarray) -> None:
     np.save(path, values) if path.suffix == ".npy" else Image.fromarray(values).save(path, lossless=True)
 
 
+def exif(tags: dict) -> bytes:
+    data = Image.Exif()
+    data.update(tags)
+    return data.tobytes()
+
+
+def repaired(photo: Photo) -> np.ndarray:
+    """Its pixels with a hole that shows something else, grey where the photo is grey."""
+    return np.where(HOLE[..., None], 255 - photo.pixels, photo.pixels)
+
+
 # ---------------------------------------------------------------------------------------------- reading
 
 
-@settings(max_examples=50, deadline=None)
-@given(
-    hnp.arrays(np.uint8, st.tuples(st.integers(5, 9), st.integers(5, 9), st.sampled_from([1, 3, 4]))),
-    st.booleans(),
-    st.sampled_from(["uint8", "uint16", "unit", "byte"]),
+@pytest.mark.parametrize("layout", ["hw", "hw1", "hw3", "hw4", "1hw", "3hw", "4hw"])
+@pytest.mark.parametrize(
+    ("kind", "white"), [("u1", 255), ("u2", 65535), ("f2", 1), ("f4", 255), ("f8", 1), (">f4", 255)], ids=str
 )
-def test_every_layout_and_range_of_an_array_is_the_same_photo(photo, channels_first, values):
-    array = np.moveaxis(photo, 2, 0) if channels_first else photo
-    if values == "unit":
-        array = array / 255
-    elif values == "uint16":
-        array = array.astype(np.uint16) * 257
-    elif values == "byte" and photo.max() > 1:
-        array = array.astype(np.float32)
-    read = photos.photo_from_array(array)
+def test_an_array_of_any_layout_type_and_range_is_the_same_photo_and_comes_back(tmp_path, layout, kind, white):
+    photo = RNG.integers(0, 256, (12, 17, int(layout.strip("hw") or 1)), np.uint8)
+    array = (photo * (white / 255)).astype(kind)
+    array = array[..., 0] if layout == "hw" else np.moveaxis(array, 2, 0) if layout.endswith("hw") else array
+    np.save(tmp_path / "a.npy", array)
+    read = open_photo(tmp_path / "a.npy")
     assert np.array_equal(read.pixels, photo[..., :3] if photo.shape[2] > 1 else np.repeat(photo, 3, axis=2))
     assert np.array_equal(read.alpha, photo[..., 3]) if photo.shape[2] == 4 else read.alpha is None
+    write_photo(tmp_path / "b.npy", fill_hole(read, repaired(read), HOLE))
+    back = np.load(tmp_path / "b.npy")
+    assert (back.dtype, back.shape) == (array.dtype, array.shape)
+    where = HOLE[..., None] if layout.startswith("hw") and layout != "hw" else HOLE
+    assert np.array_equal(np.where(where, 0, back), np.where(where, 0, array))
+    assert np.array_equal(read_photo(tmp_path / "b.npy"), repaired(read))
 
 
 @pytest.mark.parametrize(
@@ -80,48 +92,33 @@ def test_arrays_that_are_not_photos_are_refused(array, words):
         photos.photo_from_array(array, "x.npy")
 
 
-def test_pickles_archives_and_headers_that_lie_are_refused_unopened(tmp_path):
+def test_pickles_and_headers_that_lie_are_refused_unopened(tmp_path):
     np.save(tmp_path / "pickle.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    with (tmp_path / "archive.npy").open("wb") as file:
-        np.savez(file, a=RGB)
     with (tmp_path / "terabytes.npy").open("wb") as file:
         head = {"descr": "|u1", "fortran_order": False, "shape": (10**7, 10**6, 3)}
         np.lib.format.write_array_header_1_0(file, head)
-    for name in ("pickle", "archive", "terabytes"):
+    for name in ("pickle", "terabytes"):
         with pytest.raises(PhotoError, match=rf"{name}\.npy: .*not one array of plain numbers; save") as refusal:
             read_photo(tmp_path / f"{name}.npy")
         assert "allow_pickle" not in str(refusal.value)  # no advice to run what the file holds
 
 
-def test_16_bits_are_scaled_not_clipped(tmp_path):
-    ramp = np.linspace(0, 65535, 12 * 17).astype(np.uint16).reshape(12, 17)
-    for name in ("a.png", "a.tif"):
-        save(tmp_path / name, ramp)
-        assert np.abs(read_photo(tmp_path / name) - ramp[..., None] / 257).max() <= 0.5, name
-    save(tmp_path / "dark.png", ramp // 64)
-    assert read_photo(tmp_path / "dark.png").max() == 4  # a dark photo stays dark
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+@pytest.mark.parametrize("values", [DEEP, DEEP // 64])  # a dark photo stays dark
+def test_16_bits_are_scaled_not_clipped(tmp_path, name, values):
+    save(tmp_path / name, values)
+    assert np.abs(read_photo(tmp_path / name) - values[..., None] / 257).max() <= 0.5
 
 
-def test_16_bit_colour_is_scaled_and_its_loss_is_warned_of(tmp_path):
+def test_16_bit_colours_and_inks_become_8_bit_colours_and_their_loss_is_warned_of(tmp_path):
     cv2 = pytest.importorskip("cv2")
     deep = RNG.integers(0, 65536, (12, 17, 3)).astype(np.uint16)
-    cv2.imwrite(str(tmp_path / "a.png"), deep[..., ::-1])
-    photo = open_photo(tmp_path / "a.png")
-    assert np.abs(photo.pixels - deep / 257).max() <= 1  # the high byte
-    with pytest.warns(UserWarning, match=r"b\.png: .*16 bits a channel"):
-        write_photo(tmp_path / "b.png", photo)
-
-
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
-def test_every_mode_shows_its_colours(tmp_path, mode):
-    colour = (255, 255, 255) if mode == "1" else (200, 200, 200) if mode.startswith("L") else (200, 60, 30)
-    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
-    Image.new("RGB", (8, 6), colour).convert(mode, palette=Image.Palette.ADAPTIVE).save(path)
-    photo = open_photo(path)
-    assert photo.pixels.shape == (6, 8, 3)
-    assert np.abs(photo.pixels.astype(int) - colour).max() <= 8  # JPEG and inks cost a little
-    if mode == "CMYK":
-        with pytest.warns(UserWarning, match=r"b\.png: .*CMYK inks \(converted to sRGB\)"):
+    cv2.imwrite(str(tmp_path / "deep.png"), deep[..., ::-1])
+    Image.new("RGB", (8, 6), (200, 60, 30)).convert("CMYK").save(tmp_path / "inks.tif")
+    for name, colours, lost in (("deep.png", deep / 257, "16 bits"), ("inks.tif", [200, 60, 30], r"CMYK.* to sRGB")):
+        photo = open_photo(tmp_path / name)
+        assert np.abs(photo.pixels - np.array(colours)).max() <= 1  # of 16 bits the high byte
+        with pytest.warns(UserWarning, match=rf"b\.png: .*{lost}"):
             write_photo(tmp_path / "b.png", photo)
 
 
@@ -129,7 +126,9 @@ def test_every_mode_shows_its_colours(tmp_path, mode):
 def test_one_colour_may_be_transparent(tmp_path, mode):
     image = Image.fromarray(RGB).convert(mode)
     image.save(tmp_path / "a.png", transparency=int(np.asarray(image)[0, 0]))
-    assert np.array_equal(open_photo(tmp_path / "a.png").alpha == 0, np.asarray(image) == np.asarray(image)[0, 0])
+    photo = open_photo(tmp_path / "a.png")
+    assert np.array_equal(photo.pixels, np.asarray(image.convert("RGB")))
+    assert np.array_equal(photo.alpha == 0, np.asarray(image) == np.asarray(image)[0, 0])
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -170,7 +169,7 @@ def test_damage_anywhere_gives_a_photo_or_a_photo_error(tmp_path_factory, data):
     assert fault(TARGETS["image"], data, tmp_path_factory.mktemp("damage")) is None
 
 
-@pytest.mark.parametrize("size", [(16000, 10000), (60000, 60000)])
+@pytest.mark.parametrize("size", [(16000, 10000), (60000, 60000)])  # beyond our limit, and beyond Pillow's too
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, size):
     small = encode(Image.fromarray(RGB), "BMP")
     (tmp_path / "bomb.bmp").write_bytes(small[:18] + struct.pack("<ii", *size) + small[26:])
@@ -182,13 +181,8 @@ def test_what_is_not_an_image_is_told_apart_and_postscript_is_never_run(tmp_path
     monkeypatch.setattr("subprocess.Popen", lambda *args, **options: pytest.fail("a program was started"))
     (tmp_path / "text.png").write_text("not an image")
     (tmp_path / "program.jpg").write_bytes(encode(Image.fromarray(RGB), "EPS"))
-    (tmp_path / "folder.png").mkdir()
-    for name, words in {
-        "text.png": "not an image of a known format; save it as PNG or JPEG",
-        "program.jpg": "not an image of a known format",
-        "gone.png": "cannot be opened .*; check the path",
-        "folder.png": "cannot be opened .*; check the path",
-    }.items():
+    unknown, missing = "not an image of a known format; save it as PNG or JPEG", "cannot be opened .*; check the path"
+    for name, words in {"text.png": unknown, "program.jpg": unknown, "gone.png": missing}.items():
         with pytest.raises(PhotoError, match=f"{name}: {words}"):
             read_photo(tmp_path / name)
 
@@ -236,18 +230,16 @@ def test_a_photo_is_not_taken_for_a_mask(tmp_path, kind):
         read_mask(tmp_path / "m.png", (40, 50))
 
 
-@pytest.mark.parametrize(
-    ("mask", "words"),
-    [
-        (np.full((4, 6), 255, np.uint8), r"the mask is bool of height and width \(4, 6\), the photo of \(4, 7\); make"),
-        (np.ones((4, 7), np.uint8), r"nothing is hidden; mark what to repair .*white: above 127"),
-        (np.full((4, 7), 255, np.uint8), "everything is hidden; mark what to repair and no more"),
-    ],
-)
-def test_masks_that_cannot_be_meant_are_refused(tmp_path, mask, words):
-    save(tmp_path / "m.png", mask)
-    with pytest.raises(PhotoError, match=rf"m\.png: .*{words}"):
-        read_mask(tmp_path / "m.png", (4, 7, 3))
+def test_masks_that_cannot_be_meant_are_refused(tmp_path):
+    white = np.full((4, 7), 255, np.uint8)
+    for mask, words in (
+        (white[:, :6], r"the mask is bool of height and width \(4, 6\), the photo of \(4, 7\); make"),
+        (white // 255, r"nothing is hidden; mark what to repair .*white: above 127"),
+        (white, "everything is hidden; mark what to repair and no more"),
+    ):
+        save(tmp_path / "m.png", mask)
+        with pytest.raises(PhotoError, match=rf"m\.png: .*{words}"):
+            read_mask(tmp_path / "m.png", (4, 7, 3))
 
 
 def test_a_colour_hides_its_area_and_the_fringe_that_compression_left():
@@ -259,53 +251,26 @@ def test_a_colour_hides_its_area_and_the_fringe_that_compression_left():
     compressed = np.asarray(Image.open(io.BytesIO(encode(Image.fromarray(photo), "JPEG", quality=80))))
     hole = photos.mask_from_colour(Photo(compressed), (0, 0, 0))
     assert (hole & area).sum() >= 0.98 * area.sum()
-    assert not hole[:18].any()
-    assert not hole[63:].any()
-    for colour, words in {
-        (0, 0, 0): r"a\.png, colour \(0, 0, 0\): nothing is hidden",
-        (9, 9, 9): "everything is hidden",
-        (0, 0, 256): r"colour \(0, 0, 256\) leaves 0 to 255",
-    }.items():
-        with pytest.raises(PhotoError, match=words):
+    assert not hole[np.r_[:18, 63:96]].any()
+    for colour, words in {(0, 0, 0): "nothing is hidden", (0, 0, 256): "leaves 0 to 255"}.items():
+        with pytest.raises(PhotoError, match=f"a.png.*{re.escape(str(colour))}.*{words}"):
             photos.mask_from_colour(Photo(np.full((8, 8, 3), 9, np.uint8)), colour, name="a.png")
 
 
 def test_boxes_hide_their_pixels():
     hole = photos.mask_from_boxes([(1, 0, 3, 2), (4, 3, 5, 4)], (4, 5, 3))
-    assert hole.sum() == 5
-    assert hole[:2, 1:3].all()
-    assert hole[3, 4]
-    for box, words in {
-        (3, 0, 3, 2): "box 3 0 3 2 is empty or leaves the photo; use left < right <= 5 and top < bottom <= 4",
-        (-1, 0, 3, 2): "box -1 0 3 2",
-        (0, 0, 6, 2): "box 0 0 6 2",
-    }.items():
-        with pytest.raises(PhotoError, match=words):
-            photos.mask_from_boxes([box], (4, 5, 3))
+    assert np.argwhere(hole).tolist() == [[0, 1], [0, 2], [1, 1], [1, 2], [3, 4]]
+    for box in ("3 0 3 2", "-1 0 3 2", "0 0 6 2", "0 -1 2 2", "0 2 2 5"):
+        with pytest.raises(PhotoError, match=f"box {box} .*; use left < right <= 5 and top < bottom <= 4"):
+            photos.mask_from_boxes([tuple(map(int, box.split()))], (4, 5, 3))
 
 
 # ---------------------------------------------------------------------------------------------- writing
 
 
-def exif(tags: dict) -> bytes:
-    data = Image.Exif()
-    data.update(tags)
-    return data.tobytes()
-
-
-def repaired(photo: Photo) -> np.ndarray:
-    """Its pixels with a hole that shows something else, grey where the photo is grey."""
-    return np.where(HOLE[..., None], 255 - photo.pixels, photo.pixels)
-
-
 @pytest.mark.parametrize(
     ("values", "suffixes"),
-    [
-        (RGB[..., 0], ".png .tif .bmp .npy"),
-        (DEEP, ".png .tif .npy"),
-        (RNG.random((12, 17), np.float32), ".tif .npy"),
-        (RGB, ".png .tif .bmp .webp .npy"),
-    ],
+    [(RGB[..., 0], ".png .tif .bmp"), (DEEP, ".png .tif"), (REAL, ".tif"), (RGB, ".png .tif .bmp .webp")],
 )
 def test_outside_the_hole_a_file_keeps_every_value_in_its_own_type(tmp_path, values, suffixes):
     for suffix in suffixes.split():
@@ -315,29 +280,10 @@ def test_outside_the_hole_a_file_keeps_every_value_in_its_own_type(tmp_path, val
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             write_photo(out, fill_hole(photo, repaired(photo), HOLE))
-        written = np.load(out) if suffix == ".npy" else np.asarray(Image.open(out))
+        written = np.asarray(Image.open(out))
         assert written.dtype == values.dtype, suffix
         assert np.array_equal(written[~HOLE], values[~HOLE]), suffix
         assert np.array_equal(read_photo(out), repaired(photo)), suffix
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.sampled_from([np.float16, np.float32, np.float64, np.uint16, np.dtype(">f4")]),
-    st.sampled_from([(12, 17), (12, 17, 1), (12, 17, 3), (12, 17, 4), (1, 12, 17), (3, 12, 17), (4, 12, 17)]),
-    st.sampled_from([1, 255]),
-)
-def test_arrays_come_back_in_type_layout_and_range(tmp_path_factory, dtype, shape, white):
-    array = (RNG.random(shape) * (65535 if dtype == np.uint16 else white)).astype(dtype)
-    folder = tmp_path_factory.mktemp("array")
-    np.save(folder / "a.npy", array)
-    photo = open_photo(folder / "a.npy")
-    write_photo(folder / "b.npy", fill_hole(photo, repaired(photo), HOLE))
-    back = np.load(folder / "b.npy")
-    assert (back.dtype, back.shape) == (array.dtype, array.shape)
-    where = HOLE[..., None] if shape[0] == 12 and len(shape) == 3 else HOLE
-    assert np.array_equal(np.where(where, 0, back), np.where(where, 0, array))
-    assert np.array_equal(read_photo(folder / "b.npy"), repaired(photo))
 
 
 @pytest.mark.parametrize("mode", ["P", "L", "LA", "RGB", "RGBA"])
@@ -365,20 +311,17 @@ def test_date_and_resolution_are_kept(tmp_path, source, out):
         assert back.info["dpi"] == pytest.approx((600, 300), abs=0.01)  # PNG counts pixels a metre
 
 
-@pytest.mark.parametrize(
-    ("suffix", "words"),
-    [
-        (".bmp", "colour profile, EXIF data, uint16 values"),
-        (".npy", "colour profile, EXIF data, resolution"),
-        (".webp", "resolution, uint16 values"),
-    ],
-)
-def test_what_a_format_cannot_hold_is_warned_of(tmp_path, suffix, words):
+def test_what_a_format_cannot_hold_is_warned_of(tmp_path):
     Image.fromarray(DEEP).save(tmp_path / "a.tif", exif=exif({0x0132: DATE}), dpi=(600, 600), icc_profile=SRGB)
     photo = open_photo(tmp_path / "a.tif")
-    with pytest.warns(UserWarning, match=rf"b{suffix}: written without the photo's {words}"):
-        write_photo(tmp_path / f"b{suffix}", photo)
-    assert np.array_equal(read_photo(tmp_path / f"b{suffix}"), photo.pixels)
+    for suffix, words in {
+        ".bmp": "colour profile, EXIF data, uint16 values",
+        ".npy": "colour profile, EXIF data, resolution",
+        ".webp": "resolution, uint16 values",
+    }.items():
+        with pytest.warns(UserWarning, match=rf"b{suffix}: written without the photo's {words}"):
+            write_photo(tmp_path / f"b{suffix}", photo)
+        assert np.array_equal(read_photo(tmp_path / f"b{suffix}"), photo.pixels)
 
 
 def test_alpha_is_kept_where_the_format_has_room_and_refused_where_it_has_none(tmp_path):
@@ -392,5 +335,3 @@ def test_alpha_is_kept_where_the_format_has_room_and_refused_where_it_has_none(t
         with pytest.raises(PhotoError, match=rf"a{suffix}: {suffix} cannot hold what is transparent.*use \.png"):
             write_photo(tmp_path / f"a{suffix}", photo)
         write_photo(tmp_path / f"b{suffix}", Photo(RGB, np.full(RGB.shape[:2], 255, np.uint8)))
-    with pytest.raises(PhotoError, match=r"suffix '\.xyz' cannot be written; use one of \.npy, \.jpg"):
-        write_photo(tmp_path / "a.xyz", RGB)

@@ -1,7 +1,6 @@
 """Several processes learn what one learns, whoever launches them, and end well when one dies."""
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -9,54 +8,44 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
-from test_cli import DOCS
-from tiny import fill_folder, tiny_run
+from tiny import tiny_run, weights_of
 
 from maelib.training.log import read_log
 from maelib.training.recipes import TrainConfig
 from maelib.training.train import train
 from maelib.weights import load_tensors
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A third with black corners, so that patches that are hidden are not equally many everywhere."""
-    return fill_folder(tmp_path_factory.mktemp("facades"), 33, corners=True)
+TORCHRUN = "torch.distributed.run --nproc-per-node 2 --master-port"
+ACCELERATE = "accelerate.commands.launch --num_processes {} --main_process_port"
 
 
 @pytest.fixture
-def config(folder, tmp_path):
+def config(facades, tmp_path):
     return tiny_run(
-        folder, tmp_path / "one", steps=50, batch_size=8, eval_every=1, optimizer="adamw", lr=1e-3, mse_weight=0.6,
+        facades, tmp_path / "one", steps=50, batch_size=8, eval_every=1, optimizer="adamw", lr=1e-3, mse_weight=0.6,
         perceptual_weight=0.01, vgg="random", vgg_layers=("relu1_1",), mask_ratio=(0.2, 0.8),
     )  # fmt: skip
 
 
 def words(config: TrainConfig) -> list[str]:
-    """The command line of a configuration, but for its augmentation."""
-    options = {**vars(config), **vars(config.model)}
-    line = []
-    for name, value in options.items():
-        if name in ("augment", "model") or value is None:
-            continue
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            line.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            line += [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]
+    """The command line of a configuration whose own entries are numbers, words and paths."""
+    line, default = [], TrainConfig()
+    usual = vars(default) | vars(default.model)
+    for name, value in (vars(config) | vars(config.model)).items():
+        if name != "model" and value != usual[name]:
+            line += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
     return line
 
 
-def launch(command: list[str], **environment: str) -> subprocess.Popen:
-    """A launcher at work as in a terminal: no variable of these tests reaches it but the number of threads."""
+def start(*command: str) -> subprocess.Popen:
+    """Python at work as in a terminal: no variable of these tests reaches it but the number of threads."""
     own = {name: value for name, value in os.environ.items() if not name.startswith("ACCELERATE")}
-    return subprocess.Popen(
-        [sys.executable, *command],
-        env={**own, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1]), **environment},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    own |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([sys.executable, *command], env=own, **pipes)
 
 
 def free_port() -> str:
@@ -66,14 +55,8 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def torchrun(config: TrainConfig) -> subprocess.Popen:
-    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port()]
-    return launch([*command, "-m", "maelib", "train", *words(config)])
-
-
-def accelerate_launch(config: TrainConfig, *options: str) -> subprocess.Popen:
-    command = ["-m", "accelerate.commands.launch", "--main_process_port", free_port(), *options]
-    return launch([*command, "-m", "maelib", "train", *words(config)])
+def launch(launcher: str, config: TrainConfig, *options: str) -> subprocess.Popen:
+    return start("-m", *launcher.split(), free_port(), *options, "-m", "maelib", "train", *words(config))
 
 
 def wait(run: subprocess.Popen) -> str:
@@ -83,34 +66,28 @@ def wait(run: subprocess.Popen) -> str:
     return said
 
 
-def test_the_launchers_here_are_those_of_the_readme():
-    assert "torchrun --nproc-per-node 2 -m maelib train" in DOCS
-    assert "accelerate launch --num_processes 2 -m maelib train" in DOCS
-    assert "notebook_launcher(train, (TrainConfig(" in DOCS
-
-
 def assert_alike(two: TrainConfig, one: TrainConfig) -> None:
     rows, others = (read_log(run.out / "log.csv") for run in (one, two))
     assert len(rows) == len(others) == one.steps
     for row, other in zip(rows, others, strict=True):
         assert other == {name: pytest.approx(value, rel=1e-5, abs=1e-5) for name, value in row.items()}
-    weights, expected = (load_tensors(run.out / "model.safetensors")[0] for run in (two, one))
-    torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-4)
+    weights, expected = (weights_of(run.out / "model.safetensors") for run in (two, one))
+    torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-3)  # Adam magnifies gradients near 0
     assert {path.name for path in two.out.iterdir()} == {path.name for path in one.out.iterdir()}
 
 
 def test_two_processes_learn_what_one_learns(config, tmp_path):
     two, three = (replace(config, out=tmp_path / name) for name in ("two", "three"))
-    runs = torchrun(two), accelerate_launch(three, "--num_processes", "2")
+    runs = launch(TORCHRUN, two), launch(ACCELERATE.format(2), three)
     train(config)
     for run, other in zip(runs, (two, three), strict=True):
         assert wait(run).count("trained ") == 1
         assert_alike(other, config)
 
 
-def test_a_notebooks_processes_learn_what_one_learns(config, tmp_path):
-    config = replace(config, steps=6, accumulate=2)
-    two = replace(config, out=tmp_path / "two")
+def test_a_notebooks_processes_learn_in_two_passes_each_what_one_learns_in_one(config, tmp_path):
+    config = replace(config, steps=6)
+    two = replace(config, accumulate=2, out=tmp_path / "two")
     script = tmp_path / "cell.py"
     script.write_text(
         "from pathlib import PosixPath, WindowsPath\n"
@@ -119,26 +96,17 @@ def test_a_notebooks_processes_learn_what_one_learns(config, tmp_path):
         "from maelib.training.train import train\n"
         f"notebook_launcher(train, ({two!r},), num_processes=2, use_port='{free_port()}')\n"
     )
-    wait(launch([str(script)]))
+    wait(start(str(script)))
     train(config)
     assert_alike(two, config)
 
 
-def test_accumulated_passes_learn_what_a_large_batch_learns(config, tmp_path):
-    one = replace(config, steps=6)
-    train(one)
-    parts = replace(one, accumulate=4, out=tmp_path / "parts")
-    train(parts)
-    assert_alike(parts, one)
-
-
 def test_a_launchers_precision_and_compiler_are_followed(config, tmp_path):
     config = replace(config, steps=2, precision="auto", perceptual_weight=0.0)
-    wait(accelerate_launch(config, "--num_processes", "1", "--mixed_precision", "bf16", "--dynamo_backend", "eager"))
-    plain = replace(config, out=tmp_path / "plain", precision="bf16")
-    train(plain)
-    weights, expected = (load_tensors(run.out / "model.safetensors")[0] for run in (config, plain))
-    torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-4)  # their names included
+    wait(launch(ACCELERATE.format(1), config, "--mixed_precision", "bf16", "--dynamo_backend", "eager"))
+    plain = train(replace(config, out=tmp_path / "plain", precision="bf16"))
+    weights = weights_of(config.out / "model.safetensors")
+    torch.testing.assert_close(weights, weights_of(plain), rtol=1e-3, atol=1e-4)  # their names included
 
 
 def test_a_precision_that_overrides_the_launchers_says_so(config, monkeypatch):
@@ -162,15 +130,11 @@ def test_a_batch_that_cannot_be_divided_names_the_cure(config):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="SIGKILL is Unix's")
 def test_a_process_that_dies_ends_the_run_with_a_good_checkpoint(config, tmp_path):
     long = replace(config, steps=5000, eval_every=5, out=tmp_path / "long")
-    run = torchrun(long)
+    run = launch(TORCHRUN, long)
     while not (long.out / "state.safetensors").exists():
         assert run.poll() is None, run.communicate(timeout=60)[0][-3000:]
         time.sleep(0.1)
-    children = Path(f"/proc/{run.pid}/task/{run.pid}/children")
-    if not children.exists():
-        run.kill()
-        pytest.skip("there is no /proc to find the processes in")
-    os.kill(int(children.read_text().split()[-1]), signal.SIGKILL)
+    psutil.Process(run.pid).children()[-1].kill()
     said = run.communicate(timeout=120)[0]
     assert run.returncode != 0
     assert "SIGKILL" in said

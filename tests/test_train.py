@@ -1,26 +1,29 @@
 """Training: runs that learn, repeat, resume to the bit, and stop well."""
 
-import os
+import json
+import re
 import signal
+import time
 from dataclasses import replace
-from itertools import product
+from itertools import count, product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from tiny import TINY, fill_folder, same, tiny_run
+from tiny import TINY, fill_folder, full_disk, same, tiny_run, weights_of
 
 from maelib.data.augment import Augment
 from maelib.data.images import FolderImages
 from maelib.losses import ReconstructionLoss
 from maelib.masking import block_mask, hidden_count, mask_to_pixels
-from maelib.model import CONFIGS, MaskedAutoencoder
+from maelib.model import MaskedAutoencoder
 from maelib.perceptual import vgg19
 from maelib.repair.evaluate import drawn_test_images
-from maelib.training.log import read_log, write_log
+from maelib.training.log import read_log, start_tracker, write_log
 from maelib.training.optim import lr_scale, make_optimizers, parameter_groups, take_step
-from maelib.training.recipes import RECIPES, TrainConfig
-from maelib.training.resume import read_config
+from maelib.training.recipes import TrainConfig
+from maelib.training.resume import STATES, read_config
 from maelib.training.train import draw_views, load_images, make_views, train
 from maelib.training.validation import Validation
 from maelib.weights import CheckpointError, bundled_checkpoint, load_model, load_tensors
@@ -28,20 +31,9 @@ from maelib.weights import CheckpointError, bundled_checkpoint, load_model, load
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return fill_folder(tmp_path_factory.mktemp("facades"))
-
-
-@pytest.fixture(scope="module")
-def corners(tmp_path_factory):
-    """The same facades, a third of them with black corners."""
-    return fill_folder(tmp_path_factory.mktemp("corners"), corners=True)
-
-
 @pytest.fixture
-def config(folder, tmp_path):
-    return tiny_run(folder, tmp_path / "run")
+def config(facades, tmp_path):
+    return tiny_run(facades, tmp_path / "run")
 
 
 @pytest.fixture
@@ -49,22 +41,16 @@ def perceptual(config):
     return replace(config, mse_weight=0.6, perceptual_weight=0.4, vgg="random", vgg_layers=("relu1_1", "relu2_1"))
 
 
-class StopAt(Augment):
-    """An augmentation during whose `call`-th batch `signal` arrives; other batches are augmented as ever."""
+def at(call, happen):
+    """An augmentation as ever, but for its `call`-th batch, to which `happen` is done as well."""
+    calls = count(1)
 
-    def __init__(self, call, number=signal.SIGINT, **options):
-        super().__init__(**options)
-        object.__setattr__(self, "calls", iter([False] * (call - 1) + [True] + [False] * 99))
-        object.__setattr__(self, "number", number)
+    class Happening(Augment):
+        def apply(self, *args):
+            x, valid = super().apply(*args)
+            return happen(x) if next(calls) == call else x, valid
 
-    def apply(self, images, size, drawn):
-        if next(self.calls):
-            signal.raise_signal(self.number)
-        return super().apply(images, size, drawn)
-
-
-def weights(path):
-    return load_tensors(path)[0]
+    return Happening()
 
 
 # ---------------------------------------------------------------------------------------------------------- optimiser
@@ -72,11 +58,9 @@ def weights(path):
 
 def test_the_learning_rate_rises_to_its_maximum_and_falls_to_nearly_0():
     scales = [lr_scale(step, 200, 0.1) for step in range(200)]
-    assert max(scales) == scales[19] == scales[20] == 1
-    assert scales[0] == pytest.approx(1 / 20)
-    assert np.all(np.diff(scales[:20]) > 0)
+    assert scales[:20] == pytest.approx(np.arange(1, 21) / 20)
     assert np.all(np.diff(scales[20:]) < 0)
-    assert scales[-1] < 1e-3
+    assert scales[20::89] == pytest.approx([1, 0.5, 0], abs=0.01)
     assert lr_scale(0, 10, 0.0) == 1
 
 
@@ -121,22 +105,10 @@ def test_every_parameter_is_trained_once_and_only_matrices_decay(optimizer):
 # -------------------------------------------------------------------------------------------------------------- views
 
 
-def test_views_of_parts_are_the_parts_of_the_views(corners, config):
-    """Whoever shares a batch sees of it what one process would see, and hides what it would hide."""
-    config = replace(config, batch_size=8, augment=Augment(rotation=10, scale=(0.7, 1)), mask_ratio=(0.2, 0.8))
-    images = FolderImages(corners, 32)
-    batch = torch.stack([images[i] for i in range(8)])
-    whole = make_views(config, batch, draw_views(config, step=5))
-    parts = [make_views(config, batch[part], draw_views(config, 5, part)) for part in (slice(0, 4), slice(4, 8))]
-    for one, some in zip(whole, zip(*parts, strict=True), strict=True):
-        torch.testing.assert_close(torch.cat(some), one)
-    assert not torch.equal(make_views(config, batch, draw_views(config, step=6))[1], whole[1])
-
-
 @pytest.mark.parametrize("augment", [Augment(jitter=0), Augment(rotation=10, scale=(0.7, 1), jitter=0)])
-def test_no_mask_hides_a_patch_that_holds_border_fill(corners, config, augment):
+def test_no_mask_hides_a_patch_that_holds_border_fill(facades, config, augment):
     """Border fill is painted magenta here, and everything else is kept darker."""
-    images = FolderImages(corners, 32)
+    images = FolderImages(facades, 32)
     batch = torch.stack([images[i] for i in range(24)])
     fill = batch[:, 3:] == 0
     assert fill.flatten(1).any(dim=1).sum() == 8
@@ -148,6 +120,7 @@ def test_no_mask_hides_a_patch_that_holds_border_fill(corners, config, augment):
         assert (mask.sum(dim=1) <= counts).all()
         assert x[:, 0][mask_to_pixels(mask, 8, (4, 4))].max() <= 201 / 255
     assert counts.min() == counts.max() >= hidden_count((4, 4), 0.6)  # so that averages over parts are exact
+    assert len(torch.stack([draw_views(config, step)[1] for step in range(20)]).unique(dim=0)) == 20
 
 
 # --------------------------------------------------------------------------------------------------------------- runs
@@ -172,89 +145,72 @@ def test_a_run_learns_and_leaves_everything_behind(config):
     assert str(config.out.parent).encode() not in path.read_bytes()  # nothing of the machine it was made on
 
 
-def test_the_same_seed_gives_the_same_weights_to_the_bit(config, tmp_path):
-    first = weights(train(config))
-    state = torch.get_rng_state()
-    again = weights(train(replace(config, out=tmp_path / "again")))
-    assert torch.equal(torch.get_rng_state(), state)  # and the global generator is left alone
-    assert same(first, again)
-    assert not same(first, weights(train(replace(config, out=tmp_path / "other", seed=1))))
-
-
 @pytest.mark.parametrize(
     ("options", "number"),
     [
-        ({"optimizer": "muon"}, signal.SIGINT),
-        ({"optimizer": "adamw"}, signal.SIGTERM),
-        ({"vgg": "random", "perceptual_weight": 0.4}, signal.SIGINT),
-        ({"precision": "bf16", "accumulate": 2}, signal.SIGINT),
+        ({"optimizer": "muon", "precision": "bf16", "accumulate": 2}, signal.SIGINT),
+        ({"optimizer": "adamw", "vgg": "random", "perceptual_weight": 0.4}, signal.SIGTERM),
     ],
     ids=str,
 )
-def test_an_interrupted_run_continues_to_the_same_weights(config, corners, tmp_path, options, number):
-    config = replace(config, data=corners, **options)
-    whole = weights(train(config))
+def test_a_run_stopped_by_a_signal_and_a_full_disk_continues_to_the_same_weights(config, tmp_path, options, number):
+    config = replace(config, **options)
+    whole = weights_of(train(config))
     half = replace(config, out=tmp_path / "half")
     with pytest.raises(KeyboardInterrupt):
-        train(replace(half, augment=StopAt(4, number)))
+        train(replace(half, augment=at(4, lambda x: signal.raise_signal(number) or x)))
     load_model(half.out / "model.safetensors")  # usable as it is
-    with pytest.raises(CheckpointError, match=r"state\.safetensors"):
-        load_model(half.out / "state.safetensors")
+    with full_disk(50_000), pytest.raises(OSError, match=r"checkpoint of step 6 .*too large.* is of step 4:.*--resume"):
+        train(replace(half, resume=True))
     assert load_tensors(half.out / "state.safetensors")[1]["step"] == 4
-    assert same(whole, weights(train(replace(half, resume=True))))
+    assert same(whole, weights_of(train(replace(half, resume=True))))
     assert (half.out / "log.csv").read_text() == (config.out / "log.csv").read_text()  # losses of both halves included
 
 
-def test_a_run_starts_from_the_weights_it_is_given(config, tmp_path):
+def test_a_run_starts_from_the_weights_it_is_given_or_from_its_seed_and_leaves_the_global_generator_alone(config):
+    state, short = torch.get_rng_state(), {"steps": 1, "lr": 1e-9}
     path = train(config)
-    tuned = train(replace(config, init=path, out=tmp_path / "tuned", steps=1, lr=1e-9))
-    torch.testing.assert_close(weights(tuned), weights(path), rtol=1e-5, atol=1e-6)
+    tuned, fresh, other = (
+        weights_of(train(replace(config, out=config.out / name, **options, **short)))
+        for name, options in {"tuned": {"init": path, "seed": 1}, "fresh": {}, "other": {"seed": 1}}.items()
+    )
+    torch.testing.assert_close(tuned, weights_of(path), rtol=1e-5, atol=1e-6)
+    assert (fresh["mask_token"] - other["mask_token"]).abs().max() > 1e-3
+    assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_mixed_and_drawn_images_are_trained_on(config, monkeypatch, tmp_path):
+def test_mixed_and_drawn_images_are_trained_on_and_bad_files_left_out(config, monkeypatch, tmp_path, recwarn):
     monkeypatch.setenv("MAELIB_CACHE", str(tmp_path / "cache"))
-    images, val = load_images(replace(config, drawn=5))
-    assert len(images) == len(images.names) == 24 - len(val) + 5
-    assert not set(images.names) & set(val.names)
-    train(replace(config, drawn=5))
-    drawn = replace(config, data=None, drawn=6, val_images=4, out=tmp_path / "drawn")
-    assert not set(load_images(drawn)[0].names) & set(load_images(drawn)[1].names)
-    train(drawn)
-
-
-def test_bad_files_stop_a_run_or_are_left_out_when_asked(config, tmp_path):
-    mixed = replace(config, data=fill_folder(tmp_path / "mixed", 12))
+    mixed = replace(config, data=fill_folder(tmp_path / "facades", 12), drawn=5, skip_bad=True)
     (mixed.data / "bad.npy").write_text("not an array")
-    with pytest.raises(ValueError, match=r"bad\.npy.*--skip-bad"):
-        train(mixed)
-    with pytest.warns(UserWarning, match=r"left out: .*bad\.npy"):
-        train(replace(mixed, skip_bad=True))
+    drawn = replace(config, data=None, drawn=6, val_images=4, out=tmp_path / "drawn")
+    for run, number in ((mixed, 10 + 5), (drawn, 6)):
+        images, val = load_images(run)
+        assert len(images) == len(images.names) == number
+        assert not set(images.names) & set(val.names)
+        train(run)
+    assert any("left out: " in str(warning.message) for warning in recwarn)
 
 
 def test_compiled_blocks_learn_the_same_and_their_weights_keep_their_names(config, monkeypatch):
     real = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: real(module, backend="aot_eager"))
     plain, compiled = (train(replace(config, out=config.out / str(flag), compile=flag)) for flag in (False, True))
-    assert weights(plain).keys() == weights(compiled).keys()
+    assert weights_of(plain).keys() == weights_of(compiled).keys()
     rows, others = (read_log(path.with_name("log.csv")) for path in (plain, compiled))
     for row, other in zip(rows, others, strict=True):
         assert other == {name: pytest.approx(value, rel=1e-4) for name, value in row.items()}
 
 
-@pytest.mark.parametrize("blend", [False, True])
-def test_validation_is_fixed_and_on_the_scale_of_the_training_loss(config, perceptual, blend):
-    config = perceptual if blend else config
-    validation = Validation(load_images(config)[1], config, CPU)
-    features = vgg19("random", config.vgg_layers) if blend else None
-    model, loss = MaskedAutoencoder(TINY), ReconstructionLoss(TINY, 0.6, 0.4 * blend, features)
+def test_validation_is_fixed_and_on_the_scale_of_the_training_loss(perceptual):
+    images = load_images(perceptual)[1]
+    validation, features = Validation(images, perceptual, CPU), vgg19("random", perceptual.vgg_layers)
+    model, loss = MaskedAutoencoder(TINY), ReconstructionLoss(TINY, 0.6, 0.4, features)
     mask = validation.masks["val_loss"]
-    direct = loss(model(validation.images, mask), validation.images, mask)
+    direct = loss(model(validation.images, mask), validation.images, mask, validation.counts.sum())
     row = validation(model, loss)
-    assert row == validation(model, loss) == Validation(load_images(config)[1], config, CPU)(model, loss)
-    assert {f"val_{name}": pytest.approx(direct[name].item(), rel=1e-5) for name in loss.names} == {
-        name: value for name, value in row.items() if name.startswith("val_")
-    }
-    assert {"psnr block 25%", "psnr block 50%", "psnr random 75%"} <= row.keys()
+    assert row == validation(model, loss) == Validation(images, perceptual, CPU)(model, loss)
+    assert [row[f"val_{name}"] for name in loss.names] == pytest.approx([direct[name].item() for name in loss.names])
 
 
 def test_the_blend_and_its_terms_are_logged_on_one_scale(perceptual):
@@ -273,75 +229,37 @@ def test_the_blend_and_its_terms_are_logged_on_one_scale(perceptual):
 # ------------------------------------------------------------------------------------------------------------- faults
 
 
-@pytest.mark.parametrize("stop", ["loss", "validation"])
-def test_a_loss_that_is_not_finite_names_step_images_and_the_last_good_checkpoint(config, monkeypatch, stop):
-    original, calls = ReconstructionLoss.__call__, []
-
-    def call(self, *args):
-        calls.append(torch.is_grad_enabled())
-        terms = original(self, *args)
-        broken = calls.count(True) >= 5 and torch.is_grad_enabled() == (stop == "loss")
-        return {name: term * (torch.nan if broken else 1) for name, term in terms.items()}
-
-    monkeypatch.setattr(ReconstructionLoss, "__call__", call)
-    with pytest.raises(FloatingPointError, match=r"not finite.*checkpoint is of step 3.*0\.004.*--init .*model") as e:
-        train(config)
-    assert f"step {5 if stop == 'loss' else 6}: " in str(e.value)
-    if stop == "loss":
-        assert sum(name in str(e.value) for name in load_images(config)[0].names) == 4
+def test_a_loss_that_is_not_finite_names_step_images_and_the_last_good_checkpoint(config):
+    words = r"step 5: the loss is not finite.*checkpoint is of step 3.*0\.004.*--init .*model"
+    with pytest.raises(FloatingPointError, match=words) as error:
+        train(replace(config, augment=at(5, lambda x: x * torch.nan)))
+    assert sum(name in str(error.value) for name in load_images(config)[0].names) == 4
     assert load_tensors(config.out / "state.safetensors")[1]["step"] == 3
-    assert all(tensor.isfinite().all() for tensor in weights(config.out / "model.safetensors").values())
+    assert all(tensor.isfinite().all() for tensor in weights_of(config.out / "model.safetensors").values())
 
 
-def test_diverging_weights_are_never_saved(config):
-    with pytest.raises(FloatingPointError, match="There is no checkpoint yet: start anew with a lower learning rate"):
-        train(replace(config, lr=1e30, steps=40, eval_every=40))
+@pytest.mark.parametrize(("eval_every", "words"), [(1, "step 1: the validation loss"), (40, "step [2-9]: the loss")])
+def test_diverging_weights_are_never_saved(config, eval_every, words):
+    with pytest.raises(FloatingPointError, match=f"{words} is not finite.* no checkpoint yet: start anew with a lower"):
+        train(replace(config, lr=1e30, steps=40, eval_every=eval_every))
     assert not list(config.out.glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("damage", ["cut", "bit", "gone"])
-def test_a_damaged_state_is_warned_of_and_the_one_before_is_used(config, tmp_path, recwarn, damage):
+@pytest.mark.filterwarnings("error:.*trying the state before it")
+def test_the_newest_whole_state_is_used_and_a_damaged_one_is_warned_of(config):
     train(config)
-    path = config.out / "state.safetensors"
-    data = bytearray(path.read_bytes())
-    if damage == "bit":
-        data[-100] ^= 4
-    path.write_bytes(data[:-9] if damage == "cut" else data)
-    if damage == "gone":
-        path.unlink()
+    states = [config.out / name for name in STATES]
+    states[0].unlink()  # killed between two renamings
     train(replace(config, resume=True, steps=9))
-    said = [str(w.message) for w in recwarn if "trying the state before it" in str(w.message)]
-    assert len(said) == (damage != "gone")
-    assert [row["step"] for row in read_log(config.out / "log.csv")] == [3, 6, 9]
-
-
-def test_a_run_without_any_whole_state_names_the_cure(config, recwarn):
-    train(config)
-    for path in config.out.glob("state*.safetensors"):
+    states[0].write_bytes(states[0].read_bytes()[:-9])
+    with pytest.warns(UserWarning, match=r"state\.safetensors is damaged .*trying the state before it"):
+        train(replace(config, resume=True, steps=12))
+    assert [row["step"] for row in read_log(config.out / "log.csv")] == [3, 6, 9, 12]
+    for path in states:
         path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(CheckpointError, match=r"no whole state .*start anew.*--init"):
-        train(replace(config, resume=True, steps=9))
-    assert [name in str(w.message) for w, name in zip(recwarn, ("state.saf", "state-1.saf"), strict=True)] == [True] * 2
-
-
-@pytest.mark.parametrize("failing", [6, 7, 9])
-def test_a_full_disk_stops_the_run_with_the_last_good_checkpoint_whole(config, monkeypatch, failing):
-    """After config.json, a log interval writes log, state, best model and model; in the second, one of them fails."""
-    original, calls = os.fsync, []
-
-    def full(handle):
-        calls.append(1)
-        if len(calls) >= failing:
-            raise OSError(28, "No space left on device")
-        original(handle)
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left on device"):
-        train(replace(config, steps=9))
-    monkeypatch.undo()
-    assert load_tensors(config.out / "state.safetensors")[1]["step"] == 3
-    whole = weights(train(replace(config, steps=9, out=config.out / "whole")))
-    assert same(whole, weights(train(replace(config, steps=9, resume=True))))
+    told = pytest.warns(UserWarning, match="is damaged")
+    with told, pytest.raises(CheckpointError, match=r"no whole state .*start anew.*--init"):
+        train(replace(config, resume=True, steps=15))
 
 
 def test_a_run_is_never_overwritten_nor_resumed_with_other_settings(config):
@@ -389,12 +307,6 @@ def test_settings_out_of_range_are_named_with_their_cure(options, message):
         TrainConfig(**options)
 
 
-def test_the_original_s_recipe_is_the_readmes():
-    base = RECIPES["facade_base"]
-    assert base.model == CONFIGS["facade_base"]
-    assert (base.mse_weight, base.perceptual_weight, base.mask, base.mask_ratio) == (0.6, 0.4, "block", (0.5, 0.5))
-
-
 # ---------------------------------------------------------------------------------------------------------------- log
 
 
@@ -411,3 +323,47 @@ def test_a_damaged_log_is_named_with_its_cure_and_left_alone(config, content):
     with pytest.raises(ValueError, match=r"log.csv is damaged .*; repair it or move it away"):
         train(replace(config, resume=True, steps=9))
     assert (config.out / "log.csv").read_bytes() == content
+
+
+# ------------------------------------------------------------------------------------------------------------ tracker
+
+
+@pytest.fixture
+def tracked(perceptual, tmp_path, monkeypatch):
+    """A run of somebody who has not logged in."""
+    pytest.importorskip("wandb")
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return replace(perceptual, steps=4, eval_every=2, track="wandb")
+
+
+def test_an_offline_record_holds_settings_terms_and_pictures_changes_nothing_and_is_continued(tracked):
+    path = train(tracked)
+    (run,) = (tracked.out / "wandb").glob("offline-run-*")
+    (file,) = run.glob("*.wandb")
+    rows = read_log(tracked.out / "log.csv")
+    assert {"lr", "train_mse", "val_mse"} <= rows[0].keys()
+    entries = {("embed_dim", 32), ("perceptual_weight", 0.4)}.union(*(row.items() for row in rows))
+    for _ in range(60):  # another process writes the file, and may be behind
+        data = file.read_bytes()  # records in the blocks of a LevelDB log, whose headers are left out
+        data = b"".join(data[at + 7 : at + 32768] for at in range(0, len(data), 32768))
+        pairs = [(re.escape(name.encode()), json.dumps(value).encode()) for name, value in entries]
+        lacking = [pair for pair in pairs if not re.search(rb"%b.{1,9}%b" % pair, data, re.DOTALL)]
+        if not lacking:
+            break
+        time.sleep(0.5)
+    assert not lacking
+    pictures = {path.name.split("_")[0] for path in (run / "files" / "media" / "images").glob("*.png")}
+    assert pictures == {"original", "masked", "prediction", "repaired"}
+    plain = train(replace(tracked, out=tracked.out.with_name("plain"), track=None))
+    assert same(weights_of(path), weights_of(plain))
+    train(replace(tracked, steps=6, resume=True))
+    runs = {path.name.rpartition("-")[2] for path in (tracked.out / "wandb").glob("offline-run-*")}
+    assert len(runs) == 1  # what is resumed continues its first record
+
+
+def test_a_tracker_without_its_package_is_named_with_the_cure(tracked):
+    accelerator = SimpleNamespace(log_with=[])  # what accelerate makes of a package that is missing
+    with pytest.raises(ImportError, match="track 'wandb' needs its package; pip install wandb, or omit --track"):
+        start_tracker(accelerator, tracked)

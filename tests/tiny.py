@@ -1,5 +1,6 @@
 """What tests of training share: facades without border fill, and a run that takes seconds."""
 
+from contextlib import contextmanager
 from itertools import count, islice
 from pathlib import Path
 
@@ -9,20 +10,17 @@ import torch
 from maelib.facades import LABELS, draw_facade, draw_images
 from maelib.model import MAEConfig
 from maelib.training.recipes import TrainConfig
+from maelib.weights import load_tensors
 
 TINY = MAEConfig(img_size=32, embed_dim=32, depth=1, num_heads=2, decoder_embed_dim=16, decoder_depth=1,
                  decoder_num_heads=1)  # fmt: skip
 
 
-def plain_seeds(number: int, first: int = 0, size: int | tuple[int, int] = 64) -> list[int]:
-    """The first `number` seeds from `first` on whose facades, at this aspect ratio, fill their pictures."""
-    void = LABELS.index("void")
-    return list(islice((seed for seed in count(first) if not (draw_facade(seed, size).labels == void).any()), number))
-
-
 def draw_plain(number: int, size: int, first: int = 0) -> np.ndarray:
-    """Their pictures `(number, size, size, 3)` uint8."""
-    return draw_images(plain_seeds(number, first), size)
+    """Pictures `(number, size, size, 3)` uint8 of the first facades from seed `first` on that fill their pictures."""
+    void = LABELS.index("void")
+    plain = (seed for seed in count(first) if not (draw_facade(seed, 64).labels == void).any())
+    return draw_images(list(islice(plain, number)), size)
 
 
 def fill_folder(path: Path, number: int = 24, size: int = 32, corners: bool = False, first: int = 0) -> Path:
@@ -36,10 +34,28 @@ def fill_folder(path: Path, number: int = 24, size: int = 32, corners: bool = Fa
     return path
 
 
+@contextmanager
+def full_disk(size: int):
+    """Lets no file grow beyond `size` bytes."""
+    import resource  # Windows has none
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def tiny_run(data: Path, out: Path, **options: object) -> TrainConfig:
     """Six steps on the facades of a folder."""
     settings = {"model": TINY, "steps": 6, "batch_size": 4, "eval_every": 3, "precision": "float32"} | options
     return TrainConfig(out=out, data=data, **settings)
+
+
+def weights_of(path: Path) -> dict[str, torch.Tensor]:
+    """The weights in a checkpoint of ours."""
+    return load_tensors(path)[0]
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
