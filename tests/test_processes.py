@@ -66,13 +66,13 @@ def wait(run: subprocess.Popen) -> str:
     return said
 
 
-def assert_alike(two: TrainConfig, one: TrainConfig) -> None:
+def assert_alike(two: TrainConfig, one: TrainConfig, atol: float = 1e-4) -> None:
     rows, others = (read_log(run.out / "log.csv") for run in (one, two))
     assert len(rows) == len(others) == one.steps
     for row, other in zip(rows, others, strict=True):
         assert other == {name: pytest.approx(value, rel=1e-5, abs=1e-5) for name, value in row.items()}
     weights, expected = (weights_of(run.out / "model.safetensors") for run in (two, one))
-    torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-3)  # Adam magnifies gradients near 0
+    torch.testing.assert_close(weights, expected, rtol=1e-3, atol=atol)
     assert {path.name for path in two.out.iterdir()} == {path.name for path in one.out.iterdir()}
 
 
@@ -98,7 +98,7 @@ def test_a_notebooks_processes_learn_in_two_passes_each_what_one_learns_in_one(c
     )
     wait(start(str(script)))
     train(config)
-    assert_alike(two, config)
+    assert_alike(two, config, atol=1e-3)  # Adam magnifies what the order of sums does to gradients near 0
 
 
 def test_a_launchers_precision_and_compiler_are_followed(config, tmp_path):
