@@ -1,3 +1,4 @@
+import contextlib
 import io
 import os
 import re
@@ -309,6 +310,16 @@ def test_date_and_resolution_are_kept(tmp_path, source, out):
     assert back.getexif()[0x0132] == back.getexif().get_ifd(0x8769)[0x9003] == DATE
     if ".webp" not in (source, out):
         assert back.info["dpi"] == pytest.approx((600, 300), abs=0.01)  # PNG counts pixels a metre
+
+
+@pytest.mark.parametrize("out", [".jpg", ".png", ".webp"])
+def test_xmp_data_is_kept_and_warned_of_where_a_jpeg_has_no_room_for_it(tmp_path, out):
+    for length in (40, 70_000):
+        Image.fromarray(RGB).save(tmp_path / "a.webp", xmp=b"<x/>".ljust(length))
+        fits = out != ".jpg" or length == 40
+        with contextlib.nullcontext() if fits else pytest.warns(UserWarning, match="without the photo's XMP data"):
+            write_photo(tmp_path / f"b{out}", open_photo(tmp_path / "a.webp"))
+        assert len(Image.open(tmp_path / f"b{out}").info.get("xmp", b"")) == length * fits
 
 
 def test_what_a_format_cannot_hold_is_warned_of(tmp_path):
