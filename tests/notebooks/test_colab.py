@@ -40,17 +40,17 @@ print(json.dumps({
 """
 
 
-def with_requirements(names: tuple[str, ...]) -> dict[str, Distribution]:
-    """Installed distributions by name, with all that they need."""
-    found, waiting = {}, [*names]
+def with_requirements(names: tuple[str, ...]) -> list[Distribution]:
+    """Installed distributions with all that they need."""
+    found, waiting = {}, [Requirement(name) for name in names]
     while waiting:
-        wanted = Requirement(waiting.pop())
-        name = canonicalize_name(wanted.name)
-        if name not in found and (wanted.marker is None or wanted.marker.evaluate({"extra": ""})):
-            with contextlib.suppress(PackageNotFoundError):  # an alternative that was not chosen
-                found[name] = distribution(name)
-                waiting += found[name].requires or []
-    return found
+        wanted = waiting.pop()
+        for key in {(canonicalize_name(wanted.name), extra) for extra in ("", *wanted.extras)} - found.keys():
+            with contextlib.suppress(PackageNotFoundError):  # another platform's, or an alternative that was not chosen
+                found[key] = distribution(key[0])
+                needs = map(Requirement, found[key].requires or [])
+                waiting += [need for need in needs if need.marker is None or need.marker.evaluate({"extra": key[1]})]
+    return list(found.values())
 
 
 def link(package: Distribution, packages: Path) -> None:
@@ -90,7 +90,7 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     environment = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     (packages,) = environment.glob("lib/python*/site-packages")
-    for package in with_requirements(BROUGHT).values():
+    for package in with_requirements(BROUGHT):
         link(package, packages)
     (packages / "google" / "colab").mkdir(parents=True)
     (packages / "google" / "colab" / "output.py").write_text(STUB)
