@@ -86,13 +86,9 @@ def test_a_mixed_row_trains_after_another_and_keeps_photos_out_of_its_figure(run
     mixed = quality.Row("small", config, train=True, photos=True, after="first")
     first = quality.Row("smaller", replace(config, model=replace(SHAPE, img_size=64, patch_size=16)))
     drawn, figure = [], quality.evaluation_figure
-    report = run(
-        quality,
-        quality.QualityConfig("mixed64", **folders, steps=1, count=2),
-        ROWS={"mixed64": mixed, "first": first},
-        BASELINES=FAST,
-        evaluation_figure=lambda *args: drawn.append(args[2]) or figure(*args),
-    )
+    replaced = {"ROWS": {"mixed64": mixed, "first": first}, "BASELINES": FAST}
+    replaced["evaluation_figure"] = lambda *args: drawn.append(args[2]) or figure(*args)
+    report = run(quality, quality.QualityConfig("mixed64", **folders, steps=1, count=2), **replaced)
     assert report.count("Trained 1 steps of 4 = 4 images") == 2
     assert "Learnt from 12 photos, 25% kept for validation" in report
     assert "## Real photos: 4 of 32 px" in report
@@ -196,8 +192,7 @@ def test_the_cost_of_the_perceptual_loss_is_reported_and_its_kinds_agree(run):
     values = [loss(prediction, images, mask)["loss"].item() for loss in losses.values()]
     assert values[1:4] == pytest.approx([values[1]] * 3, rel=1e-4)
     assert values[4] == pytest.approx(values[1], rel=0.02)  # a bf16 number is right to 0.4%
-    measured = {name: [9.0, 2.0, 0.0] for name in losses}
-    report = run(perceptual, perceptual.PerceptualConfig(), measure=lambda config: measured)
+    report = run(perceptual, perceptual.PerceptualConfig(), measure=lambda _: {k: [9.0, 2.0, 0.0] for k in losses})
     assert all(f"| {name} | 2.00 | 1.00 | 0.00 |" in report for name in losses)
 
 

@@ -45,7 +45,7 @@ def box_hole(height: int, width: int, left: int = 0, top: int = 0, right: int = 
 # ---------------------------------------------------------------------------------------------- batches
 
 
-def test_only_the_hole_of_a_batch_changes():
+def test_only_the_hole_of_a_batch_changes_and_nothing_leaks_from_it():
     images = torch.from_numpy(draw_images(range(3), 32)).permute(0, 3, 1, 2) / 255
     hole = torch.zeros(3, 32, 32, dtype=torch.bool)
     for i, side in enumerate((1, 7, 16)):
@@ -55,6 +55,7 @@ def test_only_the_hole_of_a_batch_changes():
     assert not repaired.requires_grad
     assert torch.equal(repaired[outside], images[outside])
     assert (repaired[~outside] != images[~outside]).float().mean() > 0.9
+    assert torch.equal(repair(images.where(outside, 1 - images), hole, MODEL)[~outside], repaired[~outside])
 
 
 # ---------------------------------------------------------------------------------------------- seams
@@ -122,6 +123,13 @@ def test_the_first_pass_sees_the_photo_alone():
     painter = Painter((0.9, 0.1, 0.5))
     model_alone(np.full((200, 260, 3), 100, np.uint8), box_hole(200, 260, 30, 20, 230, 180), painter)
     assert all((shown - 100 / 255).abs().max() < 1e-5 for shown in painter.shown[:4])
+
+
+def test_wires_before_every_patch_leave_their_neighbours_to_go_by():
+    """A net that touches every patch at the model's scale is thin at the photo's own."""
+    photo, net = draw_images([2], 128)[0], (np.indices((128, 128)) % 8 == 0).any(axis=0)
+    error = np.abs(model_alone(photo, net, MODEL).astype(float) - photo)[net].mean()
+    assert error < np.abs(photo[~net].mean(axis=0) - photo)[net].mean()
 
 
 def test_scattered_holes_leave_the_model_the_patches_between_them():
