@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import replace
-from importlib.util import find_spec
 
 import common
 import detail
@@ -21,7 +20,6 @@ import time_to_quality
 import torch
 import train_for
 import transfer
-import tyro
 from tiny import TINY, fill_folder
 
 from maelib.masking import block_mask, mask_to_pixels
@@ -42,6 +40,20 @@ def folders(tmp_path):
     return {"train": fill_folder(tmp_path / "train", 12), "photos": fill_folder(tmp_path / "photos", 4, first=100)}
 
 
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs a script with some names of its module replaced, and returns the text of its report."""
+
+    def text_of_report(script, config, **replaced):
+        for name, value in replaced.items():
+            monkeypatch.setattr(script, name, value)
+        script.main(replace(config, out=tmp_path))
+        (report,) = tmp_path.glob("*.md")
+        return report.read_text()
+
+    return text_of_report
+
+
 def test_a_report_says_by_which_command_it_was_made(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["/x/speed.py", "/y/z", "--peers", "Hugging Face", "--out", str(tmp_path)])
     common.write_report(tmp_path / "a.md", "Title", ["", "text"])
@@ -57,31 +69,26 @@ def test_a_report_says_by_which_command_it_was_made(tmp_path, monkeypatch):
 def test_every_row_of_the_quality_table_asks_for_the_folders_it_needs(name, folders):
     row = quality.ROWS[name]
     wanted = {folder: folders[folder] for folder in folders if getattr(row, folder)}
-    args = [name, *(word for folder, path in wanted.items() for word in (f"--{folder}", str(path)))]
-    assert tyro.cli(quality.QualityConfig, args=args).trains == (row.config is not None)
+    assert quality.QualityConfig(name, **wanted).trains == (row.config is not None)
     for missing in wanted:
         with pytest.raises(ValueError, match=f"row {name} .* add --{missing} FOLDER"):
             quality.QualityConfig(name, **{folder: wanted[folder] for folder in wanted if folder != missing})
 
 
-def test_the_drawn_row_scores_the_bundled_model(tmp_path, monkeypatch):
-    monkeypatch.setattr(quality, "BASELINES", FAST)
-    quality.main(quality.QualityConfig("drawn", count=2, out=tmp_path))
-    report = (tmp_path / "drawn.md").read_text()
+def test_the_drawn_row_scores_the_bundled_model(run, tmp_path):
+    report = run(quality, quality.QualityConfig("drawn", count=2), BASELINES=FAST)
     assert all(words in report for words in ("facade_small.safetensors", "2 of 96 px", "model above the best"))
     assert 0 < (tmp_path / "drawn.png").stat().st_size < 300_000
 
 
-def test_a_mixed_row_trains_after_another_and_keeps_photos_out_of_its_figure(tmp_path, folders, monkeypatch):
+def test_a_mixed_row_trains_after_another_and_keeps_photos_out_of_its_figure(run, tmp_path, folders):
     config = replace(quality.ROWS["mixed64"].config, model=SHAPE, steps=9, drawn=4, val_share=0.25, batch_size=4)
-    first = replace(config, model=replace(SHAPE, img_size=64, patch_size=16))
-    monkeypatch.setitem(quality.ROWS, "mixed64", quality.Row("small", config, train=True, photos=True, after="first"))
-    monkeypatch.setitem(quality.ROWS, "first", quality.Row("smaller", first))
-    monkeypatch.setattr(quality, "BASELINES", FAST)
+    mixed = quality.Row("small", config, train=True, photos=True, after="first")
+    first = quality.Row("smaller", replace(config, model=replace(SHAPE, img_size=64, patch_size=16)))
     drawn, figure = [], quality.evaluation_figure
-    monkeypatch.setattr(quality, "evaluation_figure", lambda *args: drawn.append(args[2]) or figure(*args))
-    quality.main(quality.QualityConfig("mixed64", **folders, steps=1, count=2, out=tmp_path / "out"))
-    report = (tmp_path / "out" / "mixed64.md").read_text()
+    replaced = {"ROWS": {"mixed64": mixed, "first": first}, "BASELINES": FAST}
+    replaced["evaluation_figure"] = lambda *args: drawn.append(args[2]) or figure(*args)
+    report = run(quality, quality.QualityConfig("mixed64", **folders, steps=1, count=2), **replaced)
     assert report.count("Trained 1 steps of 4 = 4 images") == 2
     assert "Learnt from 12 photos, 25% kept for validation" in report
     assert "## Real photos: 4 of 32 px" in report
@@ -103,31 +110,26 @@ def test_properties_of_a_hand_made_picture():
     assert found == pytest.approx(expected, abs=1e-6)
 
 
-def test_failures_are_reported(tmp_path, folders, monkeypatch):
-    monkeypatch.setattr(failures, "FEWEST", 0)
-    monkeypatch.setattr(failures, "BASELINES", {name: BASELINES[name] for name in failures.RIVALS})
-    failures.main(failures.FailuresConfig(photos=folders["photos"], count=4, out=tmp_path))
-    report = (tmp_path / "failures.md").read_text()
+def test_failures_are_reported(run, folders):
+    rivals = {name: BASELINES[name] for name in failures.RIVALS}
+    report = run(failures, failures.FailuresConfig(photos=folders["photos"], count=4), FEWEST=0, BASELINES=rivals)
     assert "## Drawn facades, held out: 4 images" in report
     assert "## Real photos: 4 images" in report
     assert all(f"| {name}: " in report for name in properties.PROPERTIES)
 
 
-def test_the_sharpness_report_has_a_row_for_every_loss(tmp_path, monkeypatch):
+def test_the_sharpness_report_has_a_row_for_every_loss(run, tmp_path):
     losses = ("squared error alone", "1 + 0.008, windows of 4")
-    config = sharpness.SharpnessConfig(losses=losses, steps=1, size=32, count=4, vgg="random", out=tmp_path)
+    config = sharpness.SharpnessConfig(losses=losses, steps=1, size=32, count=4, vgg="random")
     few = replace(sharpness.recipe(config, losses[1], tmp_path), drawn=8, batch_size=4, val_images=4)
-    monkeypatch.setattr(sharpness, "recipe", lambda config, loss, out: replace(few, out=out))
-    sharpness.main(config)
-    assert all(f"| {loss} | " in (tmp_path / "sharpness.md").read_text() for loss in losses)
-    assert (tmp_path / "sharpness.png").stat().st_size > 1000
+    report = run(sharpness, config, recipe=lambda config, loss, out: replace(few, out=out))
+    assert all(f"| {loss} | " in report for loss in losses)
 
 
-def test_the_detail_report_has_every_method_for_drawings_and_photos(tmp_path, folders, monkeypatch):
-    monkeypatch.setattr(detail, "SIDES", dict.fromkeys(detail.SIDES, 64))
+def test_the_detail_report_has_every_method_for_drawings_and_photos(run, tmp_path, folders):
     small = {"first": 2, "drawn": 2, "processes": 1, "vgg": "random", "page": True}
-    detail.main(detail.DetailConfig(photos=folders["photos"], **small, out=tmp_path))
-    report = (tmp_path / "detail.md").read_text()
+    config = detail.DetailConfig(photos=folders["photos"], **small)
+    report = run(detail, config, SIDES=dict.fromkeys(detail.SIDES, 64))
     methods = [detail.FULL, detail.HALF, *detail.CLASSICAL, detail.UNGUIDED]
     methods += [detail.RIVAL] * bool(detail.find_rival())
     for name in (common.DRAWN, common.PHOTOS):
@@ -139,12 +141,10 @@ def test_the_detail_report_has_every_method_for_drawings_and_photos(tmp_path, fo
         detail.find_hole("block", 3, torch.zeros(64, 64, dtype=torch.bool).numpy())
 
 
-def test_the_transfer_report_compares_every_row_and_says_when_nothing_was_gained(tmp_path, monkeypatch):
+def test_the_transfer_report_compares_every_row_and_says_when_nothing_was_gained(run, tmp_path):
     rows = ProbeConfig("segmentation", labels=6), FinetuneConfig("style", labels=6, steps=1)
-    monkeypatch.setattr(transfer, "ROWS", rows)
     save_model(tmp_path / "small.safetensors", random_weights(SHAPE, 0), {})
-    transfer.main(transfer.BenchmarkConfig(tmp_path / "small.safetensors", seeds=1, test=12, out=tmp_path))
-    report = (tmp_path / "transfer.md").read_text()
+    report = run(transfer, transfer.BenchmarkConfig(tmp_path / "small.safetensors", seeds=1, test=12), ROWS=rows)
     assert report.count("\n- probe, ") == report.count("\n- fine-tuning, ") == 1
     for ends, words in {
         (0.5, 0.8): "pre-training does not clearly help: +45.0 points, from -18.5 to +108.5",  # 9 standard errors
@@ -159,8 +159,7 @@ def test_the_transfer_report_compares_every_row_and_says_when_nothing_was_gained
 
 @pytest.mark.parametrize("name", peers.PEERS)
 def test_a_peer_predicts_hidden_patches_from_visible_ones_and_its_loss_is_theirs(name):
-    if not find_spec(peers.PACKAGES.get(name, "torch").replace("-", "_")):
-        pytest.skip(f"{peers.PACKAGES[name]} is not installed; pip install -e '.[bench]'")
+    pytest.importorskip(peers.PACKAGES.get(name, "torch").replace("-", "_"))
     torch.manual_seed(0)
     peer, images = peers.PEERS[name](SHAPE), torch.rand(3, 3, 32, 32)
     sizes = [sum(p.numel() for p in module.parameters() if p.requires_grad) for module in (peer, peers.Ours(SHAPE))]
@@ -178,61 +177,50 @@ def test_a_peer_predicts_hidden_patches_from_visible_ones_and_its_loss_is_theirs
         assert not torch.allclose(peer(images.flip(3), mask), prediction)
 
 
-def test_speed_reports_every_kind(tmp_path, monkeypatch):
-    monkeypatch.setattr(speed, "matmul_peak", lambda dtype: 1e12)  # some seconds
-    monkeypatch.setattr(speed, "peak_memory", lambda *args: 1.0)  # a process each
-    monkeypatch.setattr(speed, "versions", lambda: "versions")
+def test_speed_reports_every_kind(run):
     small = {"batch_size": 2, "rounds": 1, "ratios": (0.5,), "peers": ("maelib",), "vgg": "random", "shape": SHAPE}
-    speed.main(speed.SpeedConfig(**small, out=tmp_path))
-    report = (tmp_path / "speed.md").read_text()
+    slow = {"matmul_peak": lambda dtype: 1e12, "peak_memory": lambda *args: 1.0}  # some seconds, and a process each
+    report = run(speed, speed.SpeedConfig(**small), **slow, versions=str)
     for name in ("| float32, 0.5 hidden | maelib |", "| bf16, 0.5 hidden | maelib |", *speed.WHOLE_STEPS):
         assert name in report
 
 
-def test_the_cost_of_the_perceptual_loss_is_reported_and_its_kinds_agree(tmp_path, monkeypatch):
+def test_the_cost_of_the_perceptual_loss_is_reported_and_its_kinds_agree(run):
     losses = perceptual.kinds("random")
     images, prediction = drawn_test_images(CONFIGS["facade_base"].img_size, count=1), torch.rand(1, 196, 768)
     mask = block_mask(1, (14, 14), 0.1, torch.Generator().manual_seed(0))
     values = [loss(prediction, images, mask)["loss"].item() for loss in losses.values()]
     assert values[1:4] == pytest.approx([values[1]] * 3, rel=1e-4)
     assert values[4] == pytest.approx(values[1], rel=0.02)  # a bf16 number is right to 0.4%
-    monkeypatch.setattr(perceptual, "measure", lambda config: {name: [9.0, 2.0, 0.0] for name in losses})
-    perceptual.main(perceptual.PerceptualConfig(out=tmp_path))
-    assert all(f"| {name} | 2.00 | 1.00 | 0.00 |" in (tmp_path / "perceptual.md").read_text() for name in losses)
+    report = run(perceptual, perceptual.PerceptualConfig(), measure=lambda _: {k: [9.0, 2.0, 0.0] for k in losses})
+    assert all(f"| {name} | 2.00 | 1.00 | 0.00 |" in report for name in losses)
 
 
-def test_time_to_quality_reports_every_model_at_every_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(time_to_quality, "versions", lambda: "versions")
+def test_time_to_quality_reports_every_model_at_every_time(run):
     small = {"peers": ("maelib, its recipe",), "shape": SHAPE, "drawn": 40, "count": 8}
-    time_to_quality.main(time_to_quality.TimeConfig((0.005, 0.01), **small, out=tmp_path))
-    report = (tmp_path / "time_to_quality.md").read_text()
+    report = run(time_to_quality, time_to_quality.TimeConfig((0.005, 0.01), **small), versions=str)
     early, late = (line.split("|")[1:-1] for line in report.splitlines() if " min |" in line)
     assert int(late[2]) > int(early[2]) > 0
     assert all(5 < float(psnr) < 40 for psnr in early[3:] + late[3:])
 
 
-def test_the_loader_report_has_folder_and_pool(tmp_path, monkeypatch):
+def test_the_loader_report_has_folder_and_pool(run):
     recipe = replace(loader.RECIPES["facade_tiny"], model=SHAPE, batch_size=4, val_images=4)
-    monkeypatch.setattr(loader, "RECIPES", {"facade_tiny": recipe})
+    config = loader.LoaderConfig(files=60, steps=5, recipes=("facade_tiny",))
     pool = loader.DrawnImages
-    monkeypatch.setattr(loader, "DrawnImages", lambda count, size: pool(20, size))
-    loader.main(loader.LoaderConfig(files=60, steps=5, recipes=("facade_tiny",), out=tmp_path))
-    rows = [line for line in (tmp_path / "loader.md").read_text().splitlines() if line.startswith("| facade_tiny")]
+    report = run(loader, config, RECIPES={"facade_tiny": recipe}, DrawnImages=lambda count, size: pool(20, size))
+    rows = [line for line in report.splitlines() if line.startswith("| facade_tiny")]
     assert [("60 .npy" in row, "pool" in row) for row in rows] == [(True, False), (True, False), (False, True)]
 
 
-def test_the_gpu_report_has_every_kind_or_says_that_nothing_was_measured(tmp_path, monkeypatch):
+def test_the_gpu_report_has_every_kind_or_says_that_nothing_was_measured(run, monkeypatch):
     real = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module: real(module, backend="eager"))
     monkeypatch.setitem(gpu.CONFIGS, "facade_base", SHAPE)
-    gpu.main(gpu.GpuConfig(device="", out=tmp_path))
-    report = (tmp_path / "gpu.md").read_text()
+    report = " ".join(run(gpu, gpu.GpuConfig(device="")).split())
     assert "Not measured: this machine has no GPU" in report
-    assert re.search(
-        r"takes \d+ GFLOP, and moves [\d.]+ GB .* allows [1-9]\d* images a second", " ".join(report.split())
-    )
-    gpu.main(gpu.GpuConfig(device="cpu", batches=(2,), rounds=1, models=("facade_base",), side=64, out=tmp_path))
-    report = (tmp_path / "gpu.md").read_text()
+    assert re.search(r"takes \d+ GFLOP, and moves [\d.]+ GB .* allows [1-9]\d* images a second", report)
+    report = run(gpu, gpu.GpuConfig(device="cpu", batches=(2,), rounds=1, models=("facade_base",), side=64))
     assert all(f"| facade_base | {kind} |" in report for kind in gpu.KINDS)
     shares = [float(row.split("|")[2].strip(" %")) for row in report.splitlines() if row.count("|") == 3 and "%" in row]
     assert sum(shares) == pytest.approx(100, abs=4)  # rounded
@@ -246,6 +234,4 @@ def test_training_for_some_minutes_takes_as_many_steps_as_fit(tmp_path, monkeypa
     train_for.main(2, ["--out", str(tmp_path)])
     assert taken[-1] == pytest.approx(0.95 * (120 - 5) * 10, rel=0.02)  # ten a second, after five seconds
     assert json.loads((tmp_path / "minutes.json").read_text())["steps"] == taken[-1]
-    waited = []
-    assert list(train_for.waiting(range(3), waited)) == [0, 1, 2]
-    assert len(waited) == 3
+    assert list(train_for.waiting(range(3), [])) == [0, 1, 2]

@@ -35,7 +35,7 @@ def box_hole(height, width, rows, cols):
 
 @every_baseline
 @settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 2**32), share=st.sampled_from([0.02, 0.3, 0.9]))
+@given(seed=st.integers(0, 2**32), share=st.sampled_from([0, 0.02, 0.3, 0.9]))
 def test_only_the_hole_changes_and_hidden_pixels_do_not_influence_the_repair(fill, seed, share):
     images = smooth_images(seed)
     hole = torch.rand(2, 24, 32, generator=torch.Generator().manual_seed(seed)) < share
@@ -57,9 +57,7 @@ def test_an_image_is_filled_alike_alone_and_in_a_batch(fill):
 
 
 @every_baseline
-def test_without_a_hole_nothing_changes_and_a_flat_image_stays_flat(fill):
-    images = smooth_images(3)
-    assert torch.equal(fill(images, torch.zeros(2, 24, 32, dtype=torch.bool)), images)
+def test_a_flat_image_stays_flat(fill):
     flat = torch.full((1, 3, 24, 32), 0.4)
     # OpenCV works on uint8, and its Telea strays by up to 3 / 255 on flat images (opencv issue 25404)
     torch.testing.assert_close(fill(flat, block_hole(1)), flat, atol=3.5 / 255, rtol=0)

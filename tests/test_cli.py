@@ -6,31 +6,21 @@ import warnings
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import tyro
 from PIL import Image
 
 from maelib.cli import COMMANDS, main
 from maelib.facades import draw_images
-from maelib.files import cache_folder, data_folder
+from maelib.files import data_folder
 from maelib.model import MAEConfig
 from maelib.training.log import read_log
-from maelib.weights.checkpoint import load_model
 
 DOCS = "".join(path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parents[1].glob("docs/*.md")))
 LINES = re.findall(r"^(?:accelerate .*|torchrun .*)?\bmaelib (\w.*?)(?: +#.*)?$", DOCS, re.MULTILINE)
-WORK = {
-    "draw": "maelib.cli.draw",
-    "train": "maelib.training.train.train",
-    "evaluate": "maelib.repair.evaluate.run",
-    "reconstruct": "maelib.repair.files.reconstruct",
-    "probe": "maelib.transfer.compare.compare",
-    "finetune": "maelib.transfer.compare.compare",
-    "mark": "maelib.course.mark.mark",
-    "fetch": "maelib.cli.fetch",
-    "ui": "maelib.cli.ui",
-}
 
 
 def run(line: str) -> None:
@@ -39,11 +29,14 @@ def run(line: str) -> None:
 
 @pytest.fixture
 def configurations(monkeypatch):
-    """The configurations that commands would work on, while nothing is done."""
-    seen = []
-    for work in WORK.values():
-        monkeypatch.setattr(work, lambda config: seen.append(config) or [])
-    monkeypatch.setattr("maelib.transfer.compare.table", str)
+    """The configurations that a command line describes, before anything is done with them."""
+    seen, parse = [], tyro.cli
+
+    def stop(*args, **options):
+        seen.append(parse(*args, **options))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tyro, "cli", stop)
     return seen
 
 
@@ -55,30 +48,17 @@ def test_draw_writes_what_the_generator_draws(kind, read, tmp_path, capsys):
     assert capsys.readouterr().out == f"wrote 3 files to {tmp_path}\n"
 
 
-def test_train_and_reconstruct_from_the_command_line(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    run("draw --count 6 --size 64 --out facades")
-    run("train --data facades --out run --steps 2 --batch-size 2 --embed-dim 16 --num-heads 1 --depth 1")
-    photo, mask = draw_images([9], (90, 130))[0], np.zeros((90, 130), np.uint8)
-    mask[30:60, 40:80] = 255
-    Image.fromarray(photo).save("photo.png")
-    Image.fromarray(mask).save("mask.png")
-    run("reconstruct --checkpoint run/model.safetensors photo.png --mask mask.png --out repaired.png")
-    repaired = np.asarray(Image.open("repaired.png"))
-    assert np.array_equal(repaired[mask == 0], photo[mask == 0])
-    assert not np.array_equal(repaired, photo)
-
-
-def test_the_originals_recipe_trains_at_its_own_size_with_its_own_blend(tmp_path):
-    data, fetched = str(data_folder() / "complete_npy"), any(cache_folder().glob("vgg19-normalised-*"))
-    weights = "normalised" if fetched else "random"
-    few = ["--steps", "1", "--batch-size", "2", "--val-images", "2", "--eval-every", "1", "--vgg", weights]
-    main(["train", "--recipe", "facade_base", "--data", data, "--out", str(tmp_path), *few])
-    config = load_model(tmp_path / "model.safetensors").config
-    assert (config.img_size, config.patch_size, config.depth) == (224, 16, 12)
+def test_the_originals_recipe_trains_with_its_own_blend_and_its_model_repairs_a_photo(tmp_path, capsys):
+    few = "--steps 1 --batch-size 2 --val-images 2 --eval-every 1 --vgg random"
+    run(f"train --recipe facade_base --data {data_folder() / 'complete_npy'} --out {tmp_path} {few}")
     (row,) = read_log(tmp_path / "log.csv")
-    perceptual = next(value for name, value in row.items() if name.startswith("train_perceptual"))
-    assert row["train_loss"] == pytest.approx(0.6 * row["train_mse"] + 0.4 * perceptual, rel=1e-4)
+    blend = 0.6 * row["train_mse"] + 0.4 * row["train_perceptual (random VGG19)"]
+    assert row["train_loss"] == pytest.approx(blend, rel=1e-4)
+    Image.fromarray(draw_images([9], (90, 130))[0]).save(tmp_path / "photo.png")
+    words = f"--checkpoint {tmp_path / 'model.safetensors'} --boxes 40 30 80 60 --out {tmp_path / 'repaired.png'}"
+    run(f"reconstruct {tmp_path / 'photo.png'} {words}")
+    assert Image.open(tmp_path / "repaired.png").size == (130, 90)
+    assert "repaired.png" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------------------------------- docs/
@@ -90,21 +70,22 @@ def test_the_docs_show_every_command():
 
 @pytest.mark.parametrize("line", LINES)
 def test_a_line_of_the_docs_is_understood(line, configurations):
-    run(line)
-    assert len(configurations) == 1
+    with pytest.raises(SystemExit, match="130"):
+        run(line)
+    assert [type(config).__name__ for config in configurations] == [f"{line.split()[0].title()}Config"]
 
 
 def test_the_command_that_stands_for_the_original_sets_what_the_original_sets(configurations):
-    run(next(line for line in LINES if "--mask square" in line))
+    with pytest.raises(SystemExit, match="130"):
+        run(next(line for line in LINES if "--mask square" in line))
     (config,) = configurations
     shape = {"img_size": 224, "patch_size": 16, "embed_dim": 256, "depth": 12, "num_heads": 4}
     shape |= {"decoder_embed_dim": 256, "decoder_depth": 6, "decoder_num_heads": 4}
     assert config.model == MAEConfig(**shape, positions="learned", class_token=True, rotary=False)
     assert config.augment == replace(config.augment, flip=0.5, rotation=10, jitter=0.2, hue=0.1)
-    assert (config.mask, config.mask_ratio, config.val_share) == ("square", (0.51, 0.51), 0.2)
-    assert (config.mse_weight, config.perceptual_weight) == (0.6, 0.4)
-    assert config.vgg_layers == ("relu1_1", "relu2_1", "relu3_1")
-    assert (config.optimizer, config.lr, config.weight_decay, config.batch_size) == ("adamw", 3e-4, 0.01, 16)
+    wanted = {"mask": "square", "mask_ratio": (0.51, 0.51), "val_share": 0.2, "mse_weight": 0.6, "batch_size": 16}
+    wanted |= {"perceptual_weight": 0.4, "vgg_layers": ("relu1_1", "relu2_1", "relu3_1"), "optimizer": "adamw"}
+    assert vars(config).items() >= {**wanted, "lr": 3e-4, "weight_decay": 0.01}.items()
     assert config.warmup == pytest.approx(150 / 700, rel=0.03)
 
 
@@ -128,17 +109,14 @@ def test_every_command_explains_itself(command, capsys):
 
 
 def test_a_warning_is_a_plain_line_beside_the_result(monkeypatch, capsys):
-    monkeypatch.setattr(WORK["fetch"], lambda config: warnings.warn("a file\nwas left out", stacklevel=2) or "fetched")
+    monkeypatch.setattr("maelib.cli.fetch", lambda _: warnings.warn("a file\nwas left out", stacklevel=2) or "fetched")
     main(["fetch", "cmp"])
     assert capsys.readouterr() == ("fetched\n", "maelib fetch: a file was left out\n")
 
 
 @pytest.mark.parametrize("error", [ValueError, ConnectionError, ImportError, FloatingPointError])
 def test_an_error_ends_with_one_line_and_code_2(error, monkeypatch, capsys):
-    def fail(config):
-        raise error("no network")
-
-    monkeypatch.setattr(WORK["fetch"], fail)
+    monkeypatch.setattr("maelib.cli.fetch", Mock(side_effect=error("no network")))
     with pytest.raises(SystemExit, match="2"):
         main(["fetch", "cmp"])
     assert capsys.readouterr().err == "maelib fetch: no network\n"
@@ -151,13 +129,9 @@ def test_an_error_ends_with_one_line_and_code_2(error, monkeypatch, capsys):
         (["draw", "--out", ""], 2, 'an argument is empty ("")'),
         (["draw", "--out", "{tmp}/file"], 2, "File exists: '{tmp}/file'"),
         (["draw", "--count", "0", "--out", "{tmp}/new"], 2, "count 0 draws nothing; use 1 or more"),
-        (["draw", "--seed", "-1", "--out", "{tmp}/new"], 2, "seed -1 is negative; use one from 0"),
         (["draw", "--size", "8", "--out", "{tmp}/new"], 2, "is outside 32 to 1024 px; use 32"),
         (["train", "--data", "{tmp}/gone"], 2, "does not exist"),
         (["train", "--recipe", "gold"], 2, "choose from 'facade_tiny'"),
-        (["probe", "gold"], 2, "'gold'"),
-        (["probe", "style", "--checkpoint", "{tmp}"], 2, "{tmp}"),
-        (["finetune", "style", "--lr", "nan"], 2, "lr nan is not above 0"),
         (["reconstruct", "{tmp}/gone.png", "--mask", "{tmp}/gone.png", "--out", "{tmp}/out.png"], 1, "gone.png"),
         (["ui", "{tmp}/gone.jpg"], 2, "gone.jpg: cannot be opened"),
         (["fetch", "gold"], 2, "'gold' cannot be fetched; use one of cmp, vgg19"),
@@ -173,11 +147,3 @@ def test_mistakes_are_named_before_anything_is_written(args, code, message, tmp_
     assert message.replace("{tmp}", str(tmp_path)) in printed
     assert "Traceback" not in printed
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-def test_the_originals_recipe_asks_for_the_features_it_needs(tmp_path, capsys, out_of_reach):
-    with pytest.raises(SystemExit, match="2"):
-        main(["train", "--recipe", "facade_base", "--out", str(tmp_path / "run")])
-    message = capsys.readouterr().err
-    assert all(way in message for way in ("maelib fetch vgg19", "'imagenet'", "'random'", "--perceptual-weight 0"))
-    assert not (tmp_path / "run").exists()

@@ -40,14 +40,15 @@ def blurred(photo: np.ndarray, sigma: float = 2.0) -> np.ndarray:
 @pytest.mark.filterwarnings("ignore:nothing visible can be copied")
 @given(st.integers(1, 40), st.integers(1, 40), st.floats(0, 1), st.integers(0, 99))
 @settings(max_examples=30, deadline=None)
-def test_any_hole_of_any_photo_is_filled_and_nothing_else(height, width, share, seed):
+def test_any_hole_of_any_photo_is_filled_from_what_is_visible_and_nothing_else_changes(height, width, share, seed):
     rng = np.random.default_rng(seed)
     photo, guide = rng.integers(0, 256, (2, height, width, 3)).astype(np.uint8)
     hole, unknown = rng.random((height, width)) <= share, rng.random((height, width)) < 0.1
     filled, confidence = add_detail(photo, hole, guide, unknown)
+    spoilt = np.where((hole | unknown)[..., None], 255 - photo, photo)
     assert np.array_equal(filled[~hole], photo[~hole])
-    assert confidence.min() >= 0
-    assert confidence.max() <= 1
+    assert np.array_equal(filled[hole], add_detail(spoilt, hole, guide, unknown)[0][hole])
+    assert 0 <= confidence.min() <= confidence.max() <= 1
     assert not confidence[~hole].any()
 
 
@@ -58,20 +59,6 @@ def test_a_repeating_facade_is_restored(factor):
     filled, confidence = add_detail(photo, hole, blurred(photo, 2 * factor))
     assert np.abs(filled.astype(int) - photo)[hole].mean() < 2
     assert confidence[hole].mean() > 0.5
-    assert not confidence[~hole].any()
-
-
-def test_what_is_hidden_plays_no_part_and_what_is_visible_stays():
-    photo = wall()
-    guide = blurred(photo)
-    photo[:, 60:] = np.random.default_rng(4).integers(90, 160, (96, 60, 3))
-    hole = box(photo.shape, 30, 62, 20, 50)
-    unknown = box(photo.shape, 0, 96, 0, 60) & ~hole  # it would be the best source
-    filled, _ = add_detail(photo, hole, guide, unknown)
-    other = np.where((hole | unknown)[..., None], np.uint8((255, 0, 0)), photo)
-    again, _ = add_detail(other, hole, guide, unknown)
-    assert np.array_equal(filled[~hole], photo[~hole])
-    assert np.array_equal(filled[hole], again[hole])
 
 
 def test_a_mirrored_copy_serves_where_no_other_does():
@@ -114,12 +101,10 @@ def test_threads_change_nothing():
         "photo = draw_facade(3, 96).image; hole = box(photo.shape, 20, 60, 30, 75)\n"
         "print(hashlib.sha256(add_detail(photo, hole, blurred(photo, 4))[0]).hexdigest())"
     )
-    results = set()
+    command, results = [sys.executable, "-c", code], set()
     for threads in "12":
         env = os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-        run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, env=env, capture_output=True)
-        assert run.returncode == 0, run.stderr
-        results.add(run.stdout)
+        results.add(subprocess.check_output(command, cwd=Path(__file__).parent, env=env))
     assert len(results) == 1
 
 
@@ -129,8 +114,6 @@ def test_the_share_of_detail_goes_from_the_model_to_the_copy():
     none, half, full = (repair_photo(photo, hole, model, detail=share) for share in (0, 0.5, 1))
     assert np.abs((none[hole].astype(float) + full[hole]) / 2 - half[hole]).max() <= 0.5
     assert np.array_equal(full[hole], add_detail(photo, hole, none)[0][hole])
-    with pytest.raises(ValueError, match=r"detail 1\.5 is not a share; use 0"):
-        repair_photo(photo, hole, model, detail=1.5)
 
 
 def test_a_cut_between_two_copies_is_the_best_there_is():
@@ -149,20 +132,14 @@ def test_a_cut_between_two_copies_is_the_best_there_is():
         assert energy(expand(costs, looks, pairs, np.zeros(9, int))) == pytest.approx(best, abs=0.01)
 
 
-def test_a_blend_takes_the_gradients_of_the_copy_and_the_level_of_the_rim():
-    texture = np.random.default_rng(3).random((24, 48, 3)).astype(np.float32) * 0.2 + 0.2
-    photo = np.hstack([texture[:, :24], texture[:, :24] + 0.3])  # the right half is the left one, brighter
-    hole = box(photo.shape, 6, 18, 30, 42)
-    visible = ~hole
-    scale = Scale(photo * visible[..., None], visible, visible, hole, photo)
+WALL = np.random.default_rng(3).random((24, 24, 3)).astype(np.float32) * 0.2 + 0.2
+SKY, ROOF = np.full_like(WALL, 0.9), np.zeros_like(WALL)
+
+
+@pytest.mark.parametrize(("left", "right", "expected"), [(WALL, WALL + 0.3, WALL + 0.3), (SKY, ROOF, SKY)])
+def test_a_blend_brings_a_copy_to_the_level_of_the_rim_but_smears_none_that_does_not_belong(left, right, expected):
+    photo, guide = np.hstack([left, right]), np.hstack([left, expected])
+    hole = box(photo.shape, 6, 18, 28, 40)
+    scale = Scale(photo * ~hole[..., None], ~hole, ~hole, hole, guide)
     filled = blend(scale, np.array([(0, 0, -24)]), np.zeros(hole.shape, int))
-    assert np.abs(filled - photo[hole]).max() < 2e-3
-
-
-def test_a_copy_that_does_not_belong_ends_in_an_edge_and_is_not_smeared():
-    photo = np.zeros((24, 48, 3), np.float32)
-    photo[:, :24] = 0.9  # sky to the left of a dark roof
-    hole = box(photo.shape, 6, 18, 26, 38)
-    visible = ~hole
-    scale = Scale(photo * visible[..., None], visible, visible, hole, np.full_like(photo, 0.9))
-    assert np.abs(blend(scale, np.array([(0, 0, -24)]), np.zeros(hole.shape, int)) - 0.9).max() < 2e-3
+    assert np.abs(filled - guide[hole]).max() < 2e-3

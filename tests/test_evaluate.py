@@ -4,7 +4,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 import torch
-from tiny import TINY, draw_plain
+from tiny import TINY, draw_plain, fill_folder
 
 from maelib.data.images import TEST_SEEDS
 from maelib.facades import LABELS, draw_facade
@@ -24,14 +24,12 @@ def images():
 
 
 def test_drawn_tests_are_the_reserved_facades_and_know_where_they_show_one():
-    assert len(TEST_SEEDS) == 256
     images, valid = drawn_tests(32, count=6)
     for seed, image, shown in zip(TEST_SEEDS, images, valid, strict=False):
         facade = draw_facade(seed, 32)
         assert torch.equal(image, torch.from_numpy(facade.image).permute(2, 0, 1) / 255)
         assert np.array_equal(shown, facade.labels != LABELS.index("void"))
     assert 0 < (~valid).sum() < valid.numel()
-    assert torch.equal(drawn_test_images(32, 6), images)
 
 
 @pytest.mark.parametrize(("kind", "share"), [("block 25%", 0.25), ("block 50%", 0.5), ("random 75%", 0.75)])
@@ -47,16 +45,12 @@ def test_holes_have_the_share_they_are_named_after_and_never_change(kind, share)
     assert torch.equal(tiles.any(dim=(2, 4)), tiles.all(dim=(2, 4)))  # on the grid of patches
 
 
-def with_border_fill(images):
-    """The same images with a flat triangle over three eighths of them, at the upper left."""
-    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
-    return images.masked_fill(x * 3 + y * 4 < 192, 0.0)
-
-
 @pytest.mark.parametrize("given", [False, True])
 def test_holes_leave_border_fill_out_and_are_else_what_they_are(given):
     images = torch.from_numpy(draw_plain(6, 64)).permute(0, 3, 1, 2) / 255
-    mixed = torch.cat([images[:3], with_border_fill(images[3:])])
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    mixed = images.clone()
+    mixed[3:, :, x * 3 + y * 4 < 192] = 0.0  # a flat triangle over three eighths, at the upper left
     fill = evaluation.image_border_fill(mixed)
     assert list(fill.any(dim=(1, 2))) == [False] * 3 + [True] * 3
     touched = torch.nn.functional.max_pool2d(fill.float(), 8).bool().repeat_interleave(8, 1).repeat_interleave(8, 2)
@@ -69,15 +63,6 @@ def test_holes_leave_border_fill_out_and_are_else_what_they_are(given):
         assert hole.any(dim=(1, 2)).all()
         rows = (plain & ~touched).any(dim=(1, 2))
         assert torch.equal(hole[rows], (plain & ~touched)[rows])
-
-
-def test_mistakes_are_named(images):
-    valid = torch.ones(6, 32, 32, dtype=torch.bool)
-    valid[1, ::8, ::8] = False
-    with pytest.raises(ValueError, match="touches every patch of 8 px of image 1; crop or remove the image"):
-        evaluation.evaluation_holes("block 50%", images, 8, valid)
-    with pytest.raises(ValueError, match="img_size 32 is not a multiple of patch_size 7"):
-        evaluate(FAST, images, 7)
 
 
 def test_scores_are_means_over_images_of_the_metrics_in_the_hole(images, monkeypatch):
@@ -99,15 +84,6 @@ def test_one_flat_picture_does_not_make_the_table_infinite(images):
     assert all(np.isfinite([score.psnr, score.ssim]).all() for score in scores)
 
 
-def test_a_model_repairs_every_patch_the_hole_touches_and_changes_only_the_hole(images):
-    model, hole = random_weights(TINY, 0), torch.zeros(6, 32, 32, dtype=torch.bool)
-    hole[:, 5:12, 9:18] = True
-    mask = torch.zeros(6, 4, 4, dtype=torch.bool)
-    mask[:, 0:2, 1:3] = True
-    expected = torch.where(hole[:, None], model.reconstruct(images, mask.flatten(1)), images)
-    assert torch.equal(evaluation.model_method(model)(images, hole), expected)
-
-
 HAND_MADE = [
     Score(name, kind, psnr + shift, ssim, 0.5)
     for kind, shift in zip(HOLES, (0, 1, 2), strict=True)
@@ -123,7 +99,6 @@ def test_table_states_each_models_margin_over_the_best_baseline():
     assert lines[0][1:] == list(HOLES)
     assert lines[2] == ["telea", "14.00 / 0.400 / 0.50", "15.00 / 0.400 / 0.50", "16.00 / 0.400 / 0.50"]
     assert lines[-1] == ["mine above the best", *["+2.50 dB (mirror) / -0.050 (telea)"] * 3]
-    assert len(set(map(len, table))) == 1
     assert len(evaluation.evaluation_table([score for score in HAND_MADE if score.method != "mine"]).splitlines()) == 4
 
 
@@ -137,30 +112,19 @@ def test_figure_shows_the_two_best_baselines_and_every_model(images):
     assert titles[4] == "mine"
 
 
-@pytest.fixture
-def checkpoint(tmp_path):
-    save_model(tmp_path / "model.safetensors", random_weights(TINY, 0), {})
-    return tmp_path / "model.safetensors"
-
-
-def test_the_command_evaluates_a_folder_of_photos(tmp_path, checkpoint, images, monkeypatch):
+def test_the_command_evaluates_a_folder_of_photos_and_else_drawn_facades(tmp_path, monkeypatch):
+    checkpoint = tmp_path / "model.safetensors"
+    save_model(checkpoint, random_weights(TINY, 0), {})
     monkeypatch.setattr(evaluation, "BASELINES", FAST)
-    folder, out = tmp_path / "photos", tmp_path / "new" / "figure.png"
-    folder.mkdir()
-    for i, image in enumerate(images[:3]):
-        np.save(folder / f"{i}.npy", (image.permute(1, 2, 0) * 255).byte().numpy())
+    folder, out = fill_folder(tmp_path / "photos", 3), tmp_path / "new" / "figure.png"
     (folder / "broken.png").write_bytes(b"no picture")
     with pytest.warns(UserWarning, match=r"left out: .*broken\.png"):
         text = run(EvaluateConfig(checkpoint=checkpoint, photos=folder, skip_bad=True, out=out))
     assert "3 images, 0 of them with border fill, which no hole touches" in text
     assert "model above the best" in text
     assert matplotlib.image.imread(out).shape[2] in (3, 4)
-
-
-def test_the_command_evaluates_drawn_facades_by_default(tmp_path, checkpoint, monkeypatch):
-    monkeypatch.setattr(evaluation, "BASELINES", {"mean_fill": BASELINES["mean_fill"]})
     monkeypatch.setattr(evaluation, "drawn_tests", lambda size: drawn_tests(size, 6))  # of 256
-    assert "6 images" in run(EvaluateConfig(checkpoint=checkpoint, out=tmp_path / "figure.png"))
+    assert "6 images" in run(EvaluateConfig(checkpoint=checkpoint, out=out))
 
 
 def test_a_figure_that_cannot_be_written_is_refused_before_anything_is_computed(tmp_path, monkeypatch):

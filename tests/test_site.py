@@ -13,7 +13,6 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SITE = ROOT / "dist" / "site"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 BUILDABLE = importlib.util.find_spec("sphinx_book_theme")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not BUILDABLE, reason="not installed: `docs`; run `make site`")]
 FAULTS = """axe.run({resultTypes: ["violations"]}).then(({violations}) => violations.filter(({impact}) =>
@@ -42,29 +41,24 @@ def test_every_link_inside_leads_somewhere(pages: list[Path]) -> None:
 
 
 @pytest.mark.needs("make")
-@pytest.mark.skipif(CHROMIUM is None, reason="not installed: Chromium")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pages_ask_no_other_host_name_their_pictures_and_pass_axe(pages: list[Path], scheme: str) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api")
+def test_pages_ask_no_other_host_name_their_pictures_and_pass_axe(pages: list[Path], browser, scheme: str) -> None:
     axe = ROOT / "dist" / "axe" / "node_modules" / "axe-core" / "axe.min.js"
     if not axe.exists():
         shutil.which("npm") and subprocess.run(["npm", "install", "--prefix", axe.parents[2], "axe-core"], check=False)
     asked, unnamed, faults = [], [], []
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        tab = browser.new_context(color_scheme=scheme).new_page()
-        tab.on("request", lambda request: asked.append(request.url))
-        for path in pages:
-            tab.goto(path.as_uri())
-            unnamed += [path] * tab.evaluate("[...document.images].filter((image) => !image.alt.trim()).length")
-            if axe.exists() and path.parent.name != "print":  # the same pages again
-                tab.evaluate(axe.read_text(encoding="utf-8"))
-                faults += [f"{path.relative_to(SITE)}: {fault}" for fault in tab.evaluate(FAULTS)]
-        tab.goto((SITE / "docs" / "index.html").as_uri())
-        tab.focus(".compare input")
-        tab.keyboard.press("End")
-        assert tab.locator(".compare").evaluate("(element) => element.style.getPropertyValue('--share')") == "100%"
-        browser.close()
+    tab = browser.new_context(color_scheme=scheme).new_page()
+    tab.on("request", lambda request: asked.append(request.url))
+    for path in pages:
+        tab.goto(path.as_uri())
+        unnamed += [path] * tab.evaluate("[...document.images].filter((image) => !image.alt.trim()).length")
+        if axe.exists() and path.parent.name != "print":  # the same pages again
+            tab.evaluate(axe.read_text(encoding="utf-8"))
+            faults += [f"{path.relative_to(SITE)}: {fault}" for fault in tab.evaluate(FAULTS)]
+    tab.goto((SITE / "docs" / "index.html").as_uri())
+    tab.focus(".compare input")
+    tab.keyboard.press("End")
+    assert tab.locator(".compare").evaluate("(element) => element.style.getPropertyValue('--share')") == "100%"
     assert not [url for url in asked if not url.startswith(("file:", "data:"))]
     assert not unnamed
     assert not faults

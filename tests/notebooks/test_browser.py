@@ -23,8 +23,6 @@ from maelib.facades import draw_facade
 
 ROOT = Path(__file__).parents[2]
 LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-# Cells far off the screen are otherwise left out of the page.
-ALL_CELLS_IN_THE_PAGE = '{"windowingMode": "none"}'
 RUN_ALL = "void jupyterapp.commands.execute('notebook:run-all-cells')"
 pytestmark = pytest.mark.needs("make")
 
@@ -33,18 +31,17 @@ pytestmark = pytest.mark.needs("make")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str, Path]]:
     """`make lab` in an environment of stubs: its address, the token to enter with, and the folder that it serves."""
     folder = tmp_path_factory.mktemp("lab")
-    tracker = folder / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
-    for place in (folder / "root", tracker.parent):
-        place.mkdir(parents=True)
-    tracker.write_text(ALL_CELLS_IN_THE_PAGE)
+    settings = folder / "config" / "lab" / "user-settings" / "@jupyterlab" / "notebook-extension"
+    settings.mkdir(parents=True)
+    (settings / "tracker.jupyterlab-settings").write_text('{"windowingMode": "none"}')  # or far cells are left out
+    (folder / "root").mkdir()
     stub_environment(folder, jupyter=f'shift; exec {sys.executable} -m jupyterlab "$@"')
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     token = secrets.token_hex(8)
-    own = {"JUPYTERLAB_SETTINGS_DIR": "settings", "JUPYTERLAB_WORKSPACES_DIR": "workspaces"}
-    own |= {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_DATA_DIR": "data"}
-    environment = {**os.environ, **{name: str(folder / place) for name, place in own.items()}, "MAKEFLAGS": ""}
+    own = {"JUPYTER_CONFIG_DIR": f"{folder}/config", "JUPYTER_DATA_DIR": f"{folder}/data", "MAKEFLAGS": ""}
+    environment = os.environ | own
     options = f"--port={port} --IdentityProvider.token={token} --ServerApp.root_dir={folder / 'root'}"
     options += " --no-browser --expose-app-in-browser"
     command = ["make", "lab", f"VENV={folder}", f"LAB_ARGS={options}"]
@@ -85,24 +82,21 @@ def opened(lab: tuple[str, str, Path], browser: object, notebook: nbformat.Noteb
     """The page of a notebook in JupyterLab, once its kernel is ready."""
     address, token, root = lab
     nbformat.write(notebook, root / f"{name}.ipynb")
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    page.set_default_timeout(1_200_000)  # milliseconds
-    try:
+    with contextlib.closing(browser.new_page(viewport={"width": 1400, "height": 1000})) as page:
+        page.set_default_timeout(1_200_000)  # milliseconds
         page.goto(f"{address}/lab/workspaces/{name}/tree/{name}.ipynb?token={token}")
         page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
         page.get_by_text("(ipykernel) | Idle").wait_for()  # earlier it would ask which kernel to start
         yield page
-    finally:
-        page.close()
 
 
 @pytest.mark.slow
 def test_a_figure_has_a_caption_under_it_and_the_same_words_for_a_screen_reader(lab, browser) -> None:
     """In a notebook as it is saved, which JupyterLab does not trust: it cleans the HTML before it shows it."""
     notebook = nbformat.read(LESSONS[1], as_version=4)
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    shown = [output.data for cell in code for output in cell.outputs if "text/html" in output.get("data", {})]
+    outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
     with opened(lab, browser, notebook, "saved") as page:
+        shown = [data for data in outputs if "text/html" in data]
         for data in shown:
             image = page.get_by_role("img", name=data["text/plain"], exact=True)
             caption = page.locator("figcaption", has_text=data["text/plain"])

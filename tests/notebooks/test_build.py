@@ -49,15 +49,9 @@ def test_an_address_reaches_project_setup_cells_and_badges_and_nothing_else(copy
     nowhere, before = contents(copy), {name: cells(copy, name) for name in (LESSON, SOLVED)}
     assert b"Open in Colab" not in b"".join(nowhere)
     assert publish.main([f"{ADDRESS}.git"]) == 0
-    project, known = (tomllib.loads((folder / "pyproject.toml").read_text()) for folder in (copy, ROOT))
-    known["project"].pop("urls", None)
-    assert project["project"].pop("urls") == {"Repository": ADDRESS}
-    assert project == known
-    for name, site in {
-        "README.md": "(https://some-school.github.io/facades/)",
-        "CITATION.cff": f"code: {ADDRESS}",
-    }.items():
-        assert site in (copy / name).read_text()
+    assert tomllib.loads((copy / "pyproject.toml").read_text())["project"]["urls"] == {"Repository": ADDRESS}
+    assert "(https://some-school.github.io/facades/)" in (copy / "README.md").read_text()
+    assert f"code: {ADDRESS}" in (copy / "CITATION.cff").read_text()
     for name, (head, setup, rest) in before.items():
         new_head, new_setup, new_rest = cells(copy, name)
         assert new_rest == rest
@@ -80,29 +74,16 @@ def test_other_addresses_of_the_project_stay() -> None:
     assert publish.with_repository(both, "") == other
 
 
-@pytest.mark.parametrize(
-    "address",
-    [
-        "github.com/owner/name",
-        "https://github.com/owner",
-        "https://gitlab.com/owner/name",
-        'https://github.com/owner/name"; import os #',
-    ],
-)
-def test_only_repositories_on_github_are_accepted(address: str) -> None:
-    with pytest.raises(ValueError, match=r"is not the web address .* use https://github.com/owner/name"):
-        publish.clean(address)
-
-
 def test_a_wrong_call_says_what_is_right_and_changes_nothing(copy: Path, capsys: pytest.CaptureFixture) -> None:
     before = contents(copy)
     assert publish.main([]) == 2
-    assert publish.main(["github.com/owner/name"]) == 1
+    for address in ("github.com/a/b", "https://github.com/a", "https://gitlab.com/a/b", f'{ADDRESS}"; import os #'):
+        assert publish.main([address]) == 1
     with pytest.raises(SystemExit, match="2"):
         build.main(["10_none"])
     said = capsys.readouterr()
     assert "https://github.com/owner/name" in said.out
-    assert "use https://github.com/owner/name" in said.err
+    assert said.err.count("use https://github.com/owner/name") == 4
     assert "no notebook named 10_none" in said.err
     assert contents(copy) == before
 
@@ -135,11 +116,7 @@ def test_run_times_and_memory_are_stated_in_coarse_steps(seconds: float, gigabyt
 
 @pytest.mark.parametrize(
     ("second", "what"),
-    [
-        ("# a comment\n1 / 0", "ZeroDivisionError: division by zero"),
-        ("import os; os._exit(1)", "died"),
-        ("raise SystemExit('set the address')", "SystemExit: set the address"),
-    ],
+    [("# a comment\n1 / 0", "ZeroDivisionError: division by zero"), ("import os; os._exit(1)", "died")],
 )
 def test_a_failing_cell_is_named_and_the_file_stays(copy, second, what, capfd) -> None:
     path = write_lesson(copy, "1 + 1", second, "2")

@@ -1,18 +1,78 @@
-"""Masks: exact shares, coverage, shapes, and the bookkeeping of indices."""
+"""Patches and positions, against naive loops and timm; masks: exact shares, coverage, shapes and indices."""
 
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from timm.layers import resample_abs_pos_embed
 
-from maelib.masking import MASKS, block_mask, exclude_patches, hole_boxes, mask_from_pixels, mask_to_pixels, split_ids
+from maelib.masking import MASKS, block_mask, exclude_patches, mask_from_pixels, mask_to_pixels, split_ids
+from maelib.patches import interpolate_positions, patchify, rotary_angles, rotate, sincos_positions, unpatchify
 
 EXACT = [name for name in MASKS if name != "square"]
+SIDES = st.integers(1, 5)
 GRIDS = st.tuples(st.integers(1, 16), st.integers(1, 16))
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+# ---------------------------------------------------------------------------------------------- patches and positions
+
+
+@given(SIDES, SIDES, st.integers(1, 6), st.integers(1, 4), st.integers(1, 3))
+def test_unpatchify_undoes_patchify(rows, cols, size, channels, batch):
+    images = torch.rand(batch, channels, rows * size, cols * size)
+    patches = patchify(images, size)
+    assert patches.shape == (batch, rows * cols, size * size * channels)
+    assert torch.equal(unpatchify(patches, size, (rows, cols)), images)
+
+
+def test_patchify_equals_a_naive_loop():
+    images = torch.arange(2 * 3 * 4 * 6).reshape(2, 3, 4, 6)
+    for b, patches in enumerate(patchify(images, 2)):
+        for n, patch in enumerate(patches):
+            row, col = divmod(n, 3)
+            expected = [images[b, c, 2 * row + i, 2 * col + j] for i in range(2) for j in range(2) for c in range(3)]
+            assert patch.tolist() == [int(x) for x in expected]
+
+
+def test_sincos_positions_hold_column_then_row_as_sines_and_cosines():
+    positions = sincos_positions((2, 3), 8)
+    row, col = 1.0, 2.0
+    expected = [f(x * w) for x in (col, row) for f in (torch.sin, torch.cos) for w in torch.tensor([1.0, 0.01])]
+    torch.testing.assert_close(positions[5], torch.stack(expected))
+
+
+@pytest.mark.parametrize("new", [(8, 6), (8, 12), (16, 6), (3, 5)])
+def test_positions_are_interpolated_as_timm_does(new):
+    positions = torch.randn(48, 16, generator=torch.Generator().manual_seed(0))
+    theirs = resample_abs_pos_embed(positions[None], new, old_size=(8, 6), num_prefix_tokens=0)[0]
+    torch.testing.assert_close(interpolate_positions(positions, (8, 6), new), theirs)
+
+
+@given(st.integers(-4, 4), st.integers(-4, 4))
+def test_rotary_attention_depends_on_the_offset_alone(down, right):
+    """The product of a rotated query and key is the same wherever a pair with this offset stands."""
+    query, key = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+    angles = rotary_angles((7, 7), 16)[None]
+    queries, keys = (rotate(x.expand(1, 1, 49, 16), angles).reshape(7, 7, 16) for x in (query, key))
+    places = [(r, c) for r in range(7) for c in range(7) if 0 <= r + down < 7 and 0 <= c + right < 7]
+    products = torch.stack([queries[r, c] @ keys[r + down, c + right] for r, c in places])
+    assert len(products) >= 9
+    torch.testing.assert_close(products, products[:1].expand_as(products), atol=1e-4, rtol=1e-4)  # float32 sines
+
+
+def test_rotation_tells_offsets_apart_and_keeps_lengths():
+    query, key = torch.randn(2, 16, generator=torch.Generator().manual_seed(0))
+    rotated = rotate(key.expand(1, 1, 49, 16), rotary_angles((7, 7), 16)[None])[0, 0]
+    products = rotated @ query  # a query in the corner, keys everywhere
+    assert len(products.mul(1e4).round().unique()) > 40
+    torch.testing.assert_close(rotated.norm(dim=-1), key.norm().expand(49))
+
+
+# ---------------------------------------------------------------------------------------------- masks
 
 
 @settings(max_examples=200, deadline=None)
@@ -107,38 +167,7 @@ def test_invalid_patches_are_never_hidden_and_every_row_hides_what_else_it_can(n
     invalid = torch.rand(6, side * side, generator=generator) < share
     kept = exclude_patches(mask, invalid)
     assert not (kept & invalid).any()
-    for row, wanted, valid in zip(kept, mask & ~invalid, ~invalid, strict=True):
-        if wanted.any():
-            assert torch.equal(row, wanted)
-        else:
-            assert row.sum() == min(1, int(valid.sum()))
-
-
-@settings(deadline=None)
-@given(st.integers(0, 999), st.sampled_from([1, 4, 8]), st.integers(0, 3), st.sampled_from([(32, 48), (30, 41)]))
-def test_a_box_reaches_its_margin_or_the_border_and_no_further(seed, stride, margins, size):
-    hole = torch.rand(5, *size, generator=seeded(seed)) < 0.002
-    hole[0] = False
-    for found, image in zip(hole_boxes(hole, margins * stride, stride).tolist(), hole, strict=True):
-        expected = []
-        for at, side in zip(image.nonzero().T.tolist(), size, strict=True) if image.any() else ():
-            places = [i // stride for i in at]  # of a grid whose places are `stride` pixels wide
-            first, last = (min(places) - margins) * stride, (max(places) + 1 + margins) * stride
-            expected += [max(first, 0), min(last, side)] if side % stride == 0 else [0, side]
-        assert found == (expected or [0, 0, 0, 0])
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: block_mask(1, (2, 2), 1.0), "mask_ratio 1.0 of 4 patches hides none or all; use .* between 0.25"),
-        (lambda: block_mask(1, (2, 2), float("nan")), "mask_ratio nan"),
-        (lambda: MASKS["square"](1, (8, 8), -0.5), "mask_ratio -0.5"),
-        (lambda: MASKS["grid"](1, (1, 1), 0.5), "mask_ratio 0.5 of 1 patches"),
-        (lambda: mask_from_pixels(torch.ones(1, 9, 8, dtype=torch.bool), 8), "img_size 9 is not a multiple"),
-        (lambda: split_ids(torch.tensor([[False, True], [True, True]])), "row 1 of the mask hides all 2 patches"),
-    ],
-)
-def test_bad_input_is_named_with_its_cure(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
+    wanted = mask & ~invalid
+    some = wanted.any(dim=1)
+    assert torch.equal(kept[some], wanted[some])
+    assert torch.equal(kept[~some].sum(dim=1), (~invalid)[~some].any(dim=1).long())
