@@ -77,4 +77,5 @@ def save_small(figure: Figure, path: Path) -> None:
     """Save a figure as a PNG of 256 colours, a third of the size."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
+    path.parent.mkdir(parents=True, exist_ok=True)
     Image.open(buffer).convert("RGB").quantize(256).save(path, optimize=True)

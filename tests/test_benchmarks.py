@@ -47,8 +47,8 @@ def run(tmp_path, monkeypatch):
     def text_of_report(script, config, **replaced):
         for name, value in replaced.items():
             monkeypatch.setattr(script, name, value)
-        script.main(replace(config, out=tmp_path))
-        (report,) = tmp_path.glob("*.md")
+        script.main(replace(config, out=tmp_path / "new"))
+        (report,) = tmp_path.glob("new/*.md")
         return report.read_text()
 
     return text_of_report
@@ -78,7 +78,7 @@ def test_every_row_of_the_quality_table_asks_for_the_folders_it_needs(name, fold
 def test_the_drawn_row_scores_the_bundled_model(run, tmp_path):
     report = run(quality, quality.QualityConfig("drawn", count=2), BASELINES=FAST)
     assert all(words in report for words in ("facade_small.safetensors", "2 of 96 px", "model above the best"))
-    assert 0 < (tmp_path / "drawn.png").stat().st_size < 300_000
+    assert 0 < (tmp_path / "new" / "drawn.png").stat().st_size < 300_000
 
 
 def test_a_mixed_row_trains_after_another_and_keeps_photos_out_of_its_figure(run, tmp_path, folders):
@@ -136,7 +136,7 @@ def test_the_detail_report_has_every_method_for_drawings_and_photos(run, tmp_pat
         section = report.partition(f"## {name}: ")[2].partition("## ")[0]
         assert all(section.count(f"| {method} | ") >= 2 for method in methods)
         assert section.count(f"| {detail.MODEL} | ") == 1
-    assert all((tmp_path / name).stat().st_size > 10_000 for name in ("detail.png", "detail_page.png"))
+    assert all((tmp_path / "new" / name).stat().st_size > 10_000 for name in ("detail.png", "detail_page.png"))
     with pytest.raises(ValueError, match="image 3 is nearly all border fill"):
         detail.find_hole("block", 3, torch.zeros(64, 64, dtype=torch.bool).numpy())
 

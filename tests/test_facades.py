@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from maelib.facades import LABELS, STYLES, Facade, draw_facade, draw_images
@@ -24,6 +24,7 @@ def facades() -> list[Facade]:
 
 @settings(deadline=None, max_examples=25)
 @given(seed=st.integers(0, 2**64), height=SIDES, width=SIDES)
+@example(seed=36, height=224, width=32)  # its occluders cannot cover enough
 def test_same_seed_draws_the_same_bits_at_any_size(seed: int, height: int, width: int):
     one = draw_facade(seed, (height, width), occluders=True)
     draw_facade(seed + 1, 32)  # nothing is carried over from a drawing in between
