@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_erosion, gaussian_filter
 
 from maelib.facades import draw_facade
 from maelib.repair.detail import add_detail
 from maelib.repair.photo import repair_photo
-from maelib.repair.seams import SEAM_WEIGHT, Scale, blend, expand, neighbours
+from maelib.repair.seams import SEAM_WEIGHT, Scale, add_borders, blend, expand, neighbours
 from maelib.weights import bundled_checkpoint, load_model
 
 WINDOW = np.random.default_rng(0).integers(40, 216, (16, 20, 3)).astype(np.uint8)
@@ -130,6 +130,16 @@ def test_a_cut_between_two_copies_is_the_best_there_is():
 
         best = min(energy(np.array(labels)) for labels in product((0, 1), repeat=9))
         assert energy(expand(costs, looks, pairs, np.zeros(9, int))) == pytest.approx(best, abs=0.01)
+
+
+def test_a_copy_that_differs_from_what_is_visible_costs_more_along_the_rim():
+    photo, hole = wall(48, 60) / np.float32(255), box((48, 60), 16, 32, 20, 36)
+    costs = np.zeros((2, hole.sum()), np.float32)
+    offsets = np.array([(0, 0, 20), (0, 0, 7)])  # a window aside, and not
+    add_borders(Scale(photo, ~hole, ~hole, hole, photo), costs, offsets, hole, np.zeros(hole.shape, int))
+    rim = (hole & ~binary_erosion(hole))[hole]
+    assert not costs[0].any()
+    assert np.array_equal(costs[1] > 0, rim)
 
 
 WALL = np.random.default_rng(3).random((24, 24, 3)).astype(np.float32) * 0.2 + 0.2

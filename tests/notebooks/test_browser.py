@@ -88,6 +88,9 @@ def opened(lab: tuple[str, str, Path], browser: object, notebook: nbformat.Noteb
         page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
         page.get_by_text("(ipykernel) | Idle").wait_for()  # earlier it would ask which kernel to start
         yield page
+        sessions = f"{address}/api/sessions"
+        for session in page.request.get(f"{sessions}?token={token}").json():  # ten kernels fill the memory
+            assert page.request.delete(f"{sessions}/{session['id']}?token={token}").status == 204
 
 
 @pytest.mark.slow
