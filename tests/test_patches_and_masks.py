@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from timm.layers import resample_abs_pos_embed
@@ -108,6 +109,14 @@ def test_a_block_is_a_rectangle_but_for_one_row_or_column(grid, ratio, seed):
         row = (~box.all(dim=1)).nonzero().item()
         assert row in (0, len(box) - 1)
         assert int(box[row].int().diff().abs().sum()) <= 1
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 0.75])
+def test_several_blocks_hide_no_stray_patches(ratio):
+    mask = MASKS["multi_block"](256, (14, 14), ratio, seeded()).reshape(256, 1, 14, 14).float()
+    cross = torch.tensor([[0, 1, 0], [1, 0, 1], [0, 1, 0]])[None, None].float()
+    alone = mask.bool() & (F.conv2d(mask, cross, padding=1) == 0)
+    assert alone.sum(dim=(1, 2, 3)).max() <= 1  # the last block may have one patch left to hide
 
 
 def test_grid_mask_at_a_half_is_a_chequerboard_and_at_three_quarters_keeps_one_of_four():
