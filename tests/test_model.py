@@ -57,6 +57,21 @@ def test_rows_with_different_counts_are_as_if_alone(model):
     torch.testing.assert_close(model(images, mask), torch.cat(alone), atol=1e-5, rtol=1e-4)
 
 
+def test_rotary_positions_alone_tell_offsets_and_nothing_else():
+    model = random_weights(SMALL, 0)
+    model.pos_embed.data.zero_()
+    model.decoder_pos_embed.data.zero_()
+    images, mask = torch.rand(1, 3, 32, 32), torch.ones(4, 4, dtype=torch.bool)
+    mask[0, :2] = False  # two neighbours stay visible
+    seen, predicted = model.encode(images, mask.reshape(1, 16)), model(images, mask.reshape(1, 16))
+    moved = model.encode(images.roll((8, 16), (2, 3)), mask.roll((1, 2), (0, 1)).reshape(1, 16))
+    torch.testing.assert_close(moved, seen, atol=1e-5, rtol=1e-4)
+    swapped = images.clone()
+    swapped[..., :8, :16] = images[..., :8, :16].roll(8, -1)
+    assert not torch.allclose(model.encode(swapped, mask.reshape(1, 16))[:, [1, 0]], seen, atol=1e-3)
+    assert torch.cdist(predicted[0, 2:], predicted[0, 2:]).fill_diagonal_(1).min() > 1e-4  # hidden ones differ
+
+
 def test_bf16_attention_by_hand_equals_the_fused_one():
     generator = torch.Generator().manual_seed(0)
     q, k, v = torch.randn(3, 2, 4, 9, 8, generator=generator)
