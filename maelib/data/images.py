@@ -232,7 +232,7 @@ def _draw_pool(path: Path, count: int, size: int, seed: int, workers: int) -> No
             pool[:] = facades.draw_rgba(range(seed, seed + count), size)
         else:
             with ThreadPoolExecutor(workers) as threads:
-                list(tqdm(threads.map(draw, starts), "drawing facades", len(starts), unit="part"))
+                list(tqdm(threads.map(draw, starts), "drawing facades", len(starts), unit="part", leave=False))
         pool.flush()
         del pool  # Windows renames no file that is still mapped
         os.replace(partial, path)
