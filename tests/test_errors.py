@@ -1,4 +1,4 @@
-"""What a wrong argument is told: its value, the limit, and the cure."""
+"""Wrong arguments are refused by name, value and cure: one table for the whole library."""
 
 import math
 from dataclasses import replace
