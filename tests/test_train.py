@@ -258,7 +258,7 @@ def test_the_newest_whole_state_is_used_and_a_damaged_one_is_warned_of(config):
     for path in states:
         path.write_bytes(path.read_bytes()[:-1])
     told = pytest.warns(UserWarning, match="is damaged")
-    with told, pytest.raises(CheckpointError, match=r"no whole state .*start anew.*--init"):
+    with told, pytest.raises(CheckpointError, match=r"no whole state.safetensors .*start anew.*--init"):
         train(replace(config, resume=True, steps=15))
 
 

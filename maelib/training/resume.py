@@ -88,7 +88,7 @@ def last_state(run: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
         except CheckpointError as error:
             warnings.warn(f"{error}; trying the state before it", stacklevel=2)
     cure = "start anew with another --out, if possible from its model.safetensors (--init)"
-    raise CheckpointError(f"{run} holds no whole state to resume from; {cure}")
+    raise CheckpointError(f"{run} holds no whole {STATES[0]} to resume from; {cure}")
 
 
 def load_run(

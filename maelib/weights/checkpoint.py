@@ -182,6 +182,8 @@ def _read(path: Path, like: MAEConfig | None = None) -> tuple[dict[str, Tensor],
             config = replace(config, **sizes, norm_pix=unknown if norm_pix is None else norm_pix)
         elif "model" in metadata:
             weights, config = our_names(found), from_json(MAEConfig, metadata["model"], "model")
+            if "decoder_embed.weight" not in weights:
+                raise ValueError("it lacks the decoder that it describes; make it again")
             if differing := _differing(replace(config, **_sizes(weights)), config):
                 raise ValueError(f"its weights do not have the shape that it describes: {differing}; make it again")
         else:
