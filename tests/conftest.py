@@ -65,7 +65,7 @@ def facades(tmp_path_factory):
     """A folder of facades that tests only read. A third has black corners, so that masks hide unequal numbers."""
     from tiny import fill_folder
 
-    return fill_folder(tmp_path_factory.mktemp("facades"), corners=True)
+    return fill_folder(tmp_path_factory.mktemp("facades"), 33, corners=True)
 
 
 @pytest.fixture

@@ -12,6 +12,11 @@ from tiny import draw_plain
 from maelib.data.border_fill import find_border_fill
 
 CMP = Path(__file__).parents[2] / "shared" / "data" / "cmp_facades"
+# Photos whose share in the manifest is visibly wrong: grey fill counted as 0, black shadows counted as fill.
+MISJUDGED = {
+    "val/0078", "train/0160", "train/0368", "train/0003", "train/0117", "val/0048", "val/0080", "val/0056", "val/0061",
+    "train/0244", "train/0225", "train/0245", "train/0398", "val/0008", "train/0318", "train/0054", "train/0052",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -91,11 +96,11 @@ def test_a_batch_is_its_photos_one_by_one_and_may_have_any_shape(drawn):
 
 
 @pytest.mark.skipif(not (CMP / "manifest.csv").is_file(), reason="the CMP photos are not beside the repository")
-@pytest.mark.parametrize(("size", "least"), [(128, 0.95), (64, 0.93)])
+@pytest.mark.parametrize(("size", "least"), [(128, 0.98), (64, 0.97)])
 def test_real_photos_have_the_border_fill_that_was_counted(size, least):
-    """The manifest is wrong about 17 of 506 photos: it counts no grey fill, and counts black shadows."""
     with (CMP / "manifest.csv").open() as file:
         rows = {f"{row['split']}/{row['file'][:-4]}": row for row in csv.DictReader(file) if row["split"] != "test"}
+    rows = {name: row for name, row in rows.items() if name not in MISJUDGED}
     counted = np.array([float(row["wedge_frac"]) for row in rows.values()])
     photos = [np.asarray(Image.open(CMP / f"{name}.jpg").convert("RGB").resize((size, size), 1)) for name in rows]
     found = find_border_fill(np.stack(photos)).mean(axis=(1, 2))

@@ -62,8 +62,8 @@ def unpickle(path):
 def test_a_broken_promise_is_noticed(read, wrong, tmp_path):
     data = b"cos\ngetcwd\n(tR."  # a pickle that calls a function
     target = Target(read, (ValueError,), "file.bin", (data,), st.just(data))
-    seconds = 3 if "3 s" in wrong else 60  # on a busy machine, memory takes seconds to fill
-    assert fault(target, data, tmp_path, seconds=seconds, memory=100) == wrong
+    # on a busy machine, memory takes seconds to fill
+    assert fault(target, data, tmp_path, seconds=3 if "3 s" in wrong else 60, memory=100) == wrong
 
 
 PLANTED = """

@@ -61,6 +61,7 @@ def test_the_learning_rate_rises_to_its_maximum_and_falls_to_nearly_0():
     assert scales[:20] == pytest.approx(np.arange(1, 21) / 20)
     assert np.all(np.diff(scales[20:]) < 0)
     assert scales[20::89] == pytest.approx([1, 0.5, 0], abs=0.01)
+    assert scales[-1] < 1e-3
     assert lr_scale(0, 10, 0.0) == 1
 
 
