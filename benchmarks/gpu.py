@@ -90,8 +90,8 @@ def seconds(step: Step, masks: list[Tensor]) -> float:
     return statistics.median(times)
 
 
-def measure(config: GpuConfig, peak: float, end: float) -> Iterator[str]:
-    """Rows of the table, one a model and kind."""
+def measure(config: GpuConfig, peak: float, end: float, shares: list[str]) -> Iterator[str]:
+    """Rows of the table, one a model and kind; `shares` gets the rows of `where_time_goes`."""
     cuda = config.device.startswith("cuda")
     for name in config.models:
         best, flops = None, 0.0
@@ -113,6 +113,8 @@ def measure(config: GpuConfig, peak: float, end: float) -> Iterator[str]:
                     rates[batch] = rate, torch.cuda.max_memory_allocated() / 1e9 if cuda else 0.0
                     if best is None and not flops:
                         flops = step_flops(step, masks[0]) / batch
+                    if not shares and kind == KINDS[1]:
+                        shares += where_time_goes(config, step, masks[:3])
                 step = masks = None  # frees the card's memory
             if rates:
                 batch = max(rates, key=lambda batch: rates[batch][0])
@@ -121,16 +123,14 @@ def measure(config: GpuConfig, peak: float, end: float) -> Iterator[str]:
                 yield f"| {name} | {kind} | {batch} | {speed} | {memory:.1f} |"
 
 
-def where_time_goes(config: GpuConfig, batch: int) -> Iterator[str]:
-    """Rows that say what the card does during compiled steps of the first model, largest share first."""
-    step, masks = make_step(config, config.models[0], "maelib, compiled", batch)
-    seconds(step, masks[:1])
+def where_time_goes(config: GpuConfig, step: Step, masks: list[Tensor]) -> Iterator[str]:
+    """Rows that say what the card does during steps, largest share first."""
     cuda = config.device.startswith("cuda")
     activity = ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU
     spent_name = "self_device_time_total" if cuda else "self_cpu_time_total"
     began = now(masks[0].device)
     with profile(activities=[activity]) as profiler:
-        for mask in masks[:3]:
+        for mask in masks:
             step(mask)
         wall = 1e6 * (now(masks[0].device) - began)
     times = dict.fromkeys([*KERNELS, "everything else"], 0.0)
@@ -161,6 +161,7 @@ def estimate_t4(batch: int = 2) -> str:
     images = torch.rand(batch, 3, shape.img_size, shape.img_size)
     mask = block_mask(batch, shape.grid_size, 0.5, torch.Generator().manual_seed(0))
     step = Step(WholeStep(shape, "random", torch.float16), torch.float16, images)
+    step.module.blend.features = step.module.blend.features.forward  # of whole images, as on a GPU
     flops = step_flops(step, mask) / batch
     with Traffic() as traffic:
         step(mask)
@@ -179,14 +180,18 @@ def estimate_t4(batch: int = 2) -> str:
 
 def main(config: GpuConfig) -> None:
     """Measure, and write `gpu.md`."""
+    t4 = ["", "## A T4", "", estimate_t4()]
     lines: list[str] = []
+    shares: list[str] = []
 
     def write(*more: str) -> None:
         lines.extend(more)
-        write_report(config.out / "gpu.md", "Training on a GPU", ["", *lines])
+        head = f"What the card does during compiled steps of `{config.models[0]}`, profiled:"
+        profiled = ["", head, "", "| | share of the time |", "|---|---|", *shares] if shares else []
+        write_report(config.out / "gpu.md", "Training on a GPU", ["", *lines, *profiled, *t4])
 
     if not config.device:
-        write("Not measured: this machine has no GPU that torch can use.", "", "## A T4", "", estimate_t4())
+        write("Not measured: this machine has no GPU that torch can use.")
         return
     end = time.monotonic() + 60 * config.minutes
     peak = matmul_peak(torch.bfloat16, config.device, config.side)
@@ -199,14 +204,8 @@ def main(config: GpuConfig) -> None:
         "| shape | model | batch | images/s | TFLOP/s | share | peak, GB |",
         "|---|---|---|---|---|---|---|",
     )
-    table: list[str] = []
-    for row in measure(config, peak, end):
+    for row in measure(config, peak, end, shares):
         write(row)
-        if row.startswith(f"| {config.models[0]} | {KINDS[1]} |"):
-            batch = int(row.split("|")[3])
-            table = [*where_time_goes(config, batch)]
-    head = f"What the card does during compiled steps of `{config.models[0]}`, profiled:"
-    write("", head, "", "| | share of the time |", "|---|---|", *table, "", "## A T4", "", estimate_t4())
 
 
 if __name__ == "__main__":

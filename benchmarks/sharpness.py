@@ -65,7 +65,7 @@ def recipe(config: SharpnessConfig, loss: str, out: Path) -> TrainConfig:
     """How the bundled model is trained on with one of `LOSSES`."""
     shape = replace(load_model(bundled_checkpoint()).config, img_size=config.size)
     return replace(
-        RECIPES["facade_small"],
+        RECIPES["facade_medium"],
         **{"log_mse": False, "vgg": config.vgg, **LOSSES[loss]},
         out=out,
         model=shape,

@@ -83,7 +83,8 @@ def perceptual_loss(
 
     Every layer has the same weight. The errors of a layer are averaged over the hole alone, so a larger hole does not
     weigh more. Features that know how far they see are computed only around the hole, with the same value and
-    gradient: what the border of a crop spoils lies outside the hole and has no weight.
+    gradient: what the border of a crop spoils lies outside the hole and has no weight. A GPU runs them on whole images
+    instead, all of one size, because crops of many sizes cost it more than they save.
 
     With a `window`, root mean squares over neighbourhoods are compared instead of single places. They say how much of
     a feature there is around a place, no longer where exactly. A blurred answer, which hedges between several places,
@@ -104,7 +105,7 @@ def perceptual_loss(
         Number of hidden pixels that the sum of errors is divided by. By default it is the hole's own weight.
     """
     crops = [(predicted, images, hole)]
-    if hasattr(features, "margin"):
+    if hasattr(features, "margin") and images.device.type == "cpu":
         boxes = hole_boxes(hole, features.margin + (window - 1) * features.stride, features.stride)
         crops = cut_boxes(boxes, predicted, images, hole)
     sums = (_feature_errors(*crop, features, window) for crop in crops)

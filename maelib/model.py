@@ -83,6 +83,9 @@ CONFIGS: dict[str, MAEConfig] = {
     "facade_small": MAEConfig(
         img_size=96, embed_dim=160, depth=3, num_heads=5, decoder_embed_dim=160, decoder_depth=4, decoder_num_heads=5
     ),
+    "facade_medium": MAEConfig(
+        img_size=96, embed_dim=192, depth=6, num_heads=6, decoder_embed_dim=192, decoder_depth=6, decoder_num_heads=6
+    ),
     "facade_base": MAEConfig(
         img_size=224, patch_size=16, embed_dim=256, depth=12, decoder_embed_dim=256, decoder_depth=6, rotary=False
     ),

