@@ -6,14 +6,13 @@ images, drawings and the photos of `--train` by halves, then scored on held-out 
 """
 
 import tempfile
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 import tyro
-from common import DRAWN, RESULTS, cpu_seconds, image_sets, machine, save_small
+from common import DRAWN, RESULTS, cpu_seconds, image_sets, save_small, write_report
 from torch import Tensor
 from tqdm import tqdm
 
@@ -132,10 +131,6 @@ def main(config: SharpnessConfig) -> None:
                 tables[name].append([loss, *score(checkpoint, images, judge), f"{cost:.2f}"])
     learnt = "photos and drawings by halves" if config.train else "drawings alone"
     lines = [
-        "# What a perceptual loss buys",
-        "",
-        f"`python benchmarks/sharpness.py`, on {time.strftime('%Y-%m-%d')}. Machine: {machine()}; "
-        f"{torch.get_num_threads()} thread(s), other work beside it.",
         "",
         f"The bundled model, trained on for {config.steps} steps of 32 images of {config.size} px, {learnt}, one seed.",
         f"A loss's numbers are the weights of squared error and perceptual loss; VGG19's weights are `{config.vgg}`.",
@@ -147,12 +142,11 @@ def main(config: SharpnessConfig) -> None:
     for name, rows in tables.items():
         lines += [f"## {name}: {len(sets[name])}", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
         lines += ["| " + " | ".join(row) + " |" for row in rows] + [""]
-    lines += ["![Drawn facades, a block of 50% repaired by the model of each loss.](sharpness.png)", ""]
+    lines += ["![Drawn facades, a block of 50% repaired by the model of each loss.](sharpness.png)"]
     config.out.mkdir(parents=True, exist_ok=True)
     rows = [list(row) for row in zip(*columns.values(), strict=True)]
     save_small(show_images(rows, list(columns), height=1.6), config.out / "sharpness.png")
-    (config.out / "sharpness.md").write_text("\n".join(lines), encoding="utf-8")
-    print("\n".join(lines))
+    write_report(config.out / "sharpness.md", "What a perceptual loss buys", lines)
 
 
 if __name__ == "__main__":

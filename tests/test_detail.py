@@ -75,7 +75,7 @@ def test_the_surroundings_decide_where_the_repair_says_nothing():
         photo[top : top + 16, left : left + 20] = WINDOW
     hole = box(photo.shape, 52, 88, 82, 120)  # around a window
     filled, _ = add_detail(photo, hole, np.full_like(photo, 160), np.zeros_like(hole))
-    assert np.abs(filled.astype(int) - photo)[hole].mean() < 3  # the blank wall differs by 14
+    assert np.abs(filled.astype(int) - photo)[hole].mean() < 4  # the blank wall differs by 14
 
 
 def test_where_nothing_resembles_the_repair_the_confidence_is_low():

@@ -182,8 +182,8 @@ FAULTS = [
     Fault(
         "copies are chosen without a look at what surrounds the hole",
         "repair/detail",
-        "GUIDE_WEIGHT, RIM_WEIGHT, CONTEXT_WEIGHT = 1.5, 2.0, 3.0",
-        "GUIDE_WEIGHT, RIM_WEIGHT, CONTEXT_WEIGHT = 1.5, 2.0, 0.0",
+        "GUIDE_WEIGHT, RIM_WEIGHT, CONTEXT_WEIGHT = 4.0, 6.0, 2.0",
+        "GUIDE_WEIGHT, RIM_WEIGHT, CONTEXT_WEIGHT = 4.0, 6.0, 0.0",
         ("07",),
     ),
 ]

@@ -19,16 +19,16 @@ from tqdm import tqdm
 from maelib.repair.seams import Scale, add_borders, blend, expand, look, neighbours, source_of
 
 LARGEST, MOST_PIXELS = 224, 9000  # the coarsest scale: at most this many pixels a side, and so many in the hole
-BLUR = 0.8 / 128  # how blurred the model's repair is: a Gaussian's sigma, as a share of the photo's longer side
+BLUR = 0.7 / 128  # how blurred the model's repair is: a Gaussian's sigma, as a share of the photo's longer side
 CONTEXT = 0.6  # how far around the hole a copy is judged as a whole, in sizes of the hole
 RIM = 0.02  # how far around the hole a copy is judged place by place, as a share of the photo's longer side
 COPIES = 40  # most offsets to choose among
 GAIN = 0.003  # an offset is worth having when it lowers the cost of the hole's pixels by this on average
 # Weights of the costs, for colours in [0, 1]: agreement with the repair, the rim, the context.
-GUIDE_WEIGHT, RIM_WEIGHT, CONTEXT_WEIGHT = 1.5, 2.0, 3.0
+GUIDE_WEIGHT, RIM_WEIGHT, CONTEXT_WEIGHT = 4.0, 6.0, 2.0
 FORBIDDEN = 50.0  # cost of a pixel that a copy cannot supply
 BAND = 2  # px to either side of a seam within which a finer scale may move it
-SURE = 0.15  # cost at which the confidence has fallen to 1 / e
+SURE = 0.4  # cost at which the confidence has fallen to 1 / e
 
 
 def _resize(pixels: np.ndarray, shape: tuple[int, int], how: Image.Resampling = Image.Resampling.BOX) -> np.ndarray:
@@ -109,7 +109,7 @@ def _parts(scale: Scale) -> list[np.ndarray]:
 def _find_offsets(scale: Scale, target: np.ndarray, blurred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Offsets `(K, 3)` that may serve, and how badly each fits the context of the hole `(K,)`.
 
-    They are those that fit the context, or the context and the repair, best, and those that fit parts of the hole best.
+    They are those that fit the context, the repair, or a part of the hole best.
     `target` is the blurred photo with the repair in its hole.
     """
     from scipy.ndimage import binary_dilation
@@ -127,7 +127,7 @@ def _find_offsets(scale: Scale, target: np.ndarray, blurred: np.ndarray) -> tupl
         if not mirrored:  # almost no offset: the hole itself
             allowed[np.ix_(*(np.arange(-2, 3) % side for side in error.shape))] = False
         reaches = allowed & (inside[1] > 0.15 * area)
-        for score in (around, guided + 0.5 * around):
+        for score in (around, guided):
             found += [(mirrored, *o) for o in _lowest(np.where(reaches, score, np.inf), 12 if mirrored else 24)]
         for part, (error, count) in zip(parts, pieces, strict=True):
             score = np.where(allowed & (count > 0.7 * part.sum()), error / np.maximum(count, 1), np.inf)

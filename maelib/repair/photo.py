@@ -20,7 +20,7 @@ from maelib.model import MaskedAutoencoder
 from maelib.repair.detail import add_detail
 
 MOST_HIDDEN = 0.4  # share of a tile's patches; beyond it a tile has too little to go by, and the coarser repair stays
-SHIFTS = 2  # positions of the patch grid along each axis, whose average hides the grid's edges
+SHIFTS = 2  # positions of the patch grid along its diagonal, whose average hides the grid's edges
 AT_ONCE = 24_000_000  # pixels that are repaired at once, which bounds the memory needed
 CONTEXT = 1.25  # what a crop shows on each side of a hole, in sizes of the hole
 BLOCK = 64  # px; holes in neighbouring blocks of this side are repaired together
@@ -123,13 +123,13 @@ def _predict(model: MaskedAutoencoder, tiles: Tensor, hole: Tensor) -> Tensor:
     """Repair tiles `(B, C, h, w)` on several positions of the patch grid and average."""
     size, (height, width) = model.config.patch_size, tiles.shape[2:]
     total, count = torch.zeros_like(tiles), 0
-    for top, left in product(range(0, size, max(1, size // SHIFTS)), repeat=2):
-        pad = (left, -left % size, top, -top % size)
+    for shift in range(0, size, max(1, size // SHIFTS)):
+        pad = (shift, -shift % size) * 2
         shifted = F.pad(hole[:, None].float(), pad, mode="replicate")[:, 0].bool()
         if mask_from_pixels(shifted, size).all(dim=1).any():
             continue  # the shift has spread the hole over the last visible patch
         filled = repair(F.pad(tiles, pad, mode="replicate"), shifted, model)
-        total, count = total + filled[..., top : top + height, left : left + width], count + 1
+        total, count = total + filled[..., shift : shift + height, shift : shift + width], count + 1
     return total / count
 
 

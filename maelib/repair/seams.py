@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-SEAM_WEIGHT = 0.3  # cost of a difference of 1 across a seam; the other costs are in maelib.repair.detail
+SEAM_WEIGHT = 0.4  # cost of a difference of 1 across a seam; the other costs are in maelib.repair.detail
 EDGE = 0.8  # colours that differ more, summed over channels, meet in an edge: blending them would smear
-PULL = 0.004  # how much the blend holds to the repair's colours; the rest is gradients
+PULL = 1000.0  # how much the blend holds to the repair's colours, over the square of the photo's longer side in px
 
 
 class Scale(NamedTuple):
@@ -148,7 +148,8 @@ def blend(scale: Scale, offsets: np.ndarray, labels: np.ndarray) -> np.ndarray:
         return scale.pixels[y, x].astype(float)
 
     copied, guide = colour(mine, rows, cols), scale.guide[scale.hole].astype(float)
-    wanted, degree, links = PULL * guide, np.full(len(rows), PULL), []
+    pull = PULL / max(height, width) ** 2
+    wanted, degree, links = pull * guide, np.full(len(rows), pull), []
     for down, right in ((0, 1), (0, -1), (1, 0), (-1, 0)):
         y, x = rows + down, cols + right
         inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
